@@ -34,6 +34,10 @@ class GenerateProtobuf(BuildHookInterface):  # type: ignore[type-arg]  # hatchli
                 f"--grpc_python_out={root}",
                 f"--mypy_out=quiet:{root}",
                 f"--mypy_grpc_out=quiet:{root}",
+                # Reflection serves these: unlike the generated modules they hold the comments.
+                f"--descriptor_set_out={root / 'footfall' / 'descriptors.binpb'}",
+                "--include_imports",
+                "--include_source_info",
                 *sorted(str(path) for path in root.glob("footfall/**/*.proto")),
             ]
         )

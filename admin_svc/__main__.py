@@ -1,0 +1,49 @@
+"""`python -m admin_svc`: one admin process, configured by FOOTFALL_* variables."""
+
+import asyncio
+
+from footfall.admin.v1 import admin_pb2_grpc
+
+from admin_svc.aggregate import Aggregator
+from admin_svc.api_keys import ensure_admin_key
+from admin_svc.schedule import Schedule
+from admin_svc.servicer import SERVICE, AdminServicer
+from admin_svc.visitor_numbers import VisitorNumbers
+from common.clock import system_clock
+from common.db import Database
+from common.keys import KeyRing
+from common.secrets_store import load_page_tokens
+from common.server import configure_logging, serve
+from common.settings import Settings
+
+
+async def main(settings: Settings) -> None:
+    """Serves and aggregates until told to stop; a page under way is finished."""
+    db = Database(settings.database_url, application="footfall admin", pool_size=settings.pool_size)
+    # A pool of its own: a page that waits for numbers holds a connection of the other one.
+    numbers_db = Database(settings.database_url, application="footfall visitor numbers", pool_size=1)
+    aggregator = Aggregator(VisitorNumbers(numbers_db))
+    servicer = AdminServicer(db, KeyRing(db, system_clock), load_page_tokens(db), aggregator, system_clock)
+    if settings.admin_key:
+        with db.transaction() as connection:
+            ensure_admin_key(connection, settings.admin_key, system_clock())
+    schedule = Schedule(db, aggregator, system_clock, aggregate=settings.aggregate and settings.schedule)
+    schedule.start()
+
+    async def stop() -> None:
+        await asyncio.to_thread(schedule.stop)
+        db.close()
+        numbers_db.close()
+
+    await serve(
+        settings,
+        SERVICE,
+        lambda server: admin_pb2_grpc.add_AdminServiceServicer_to_server(servicer, server),
+        stop,
+    )
+
+
+if __name__ == "__main__":
+    settings = Settings()
+    configure_logging(settings)
+    asyncio.run(main(settings))

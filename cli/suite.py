@@ -1,0 +1,191 @@
+"""Everything on one machine: Postgres, the three services, and somebody who starts them again."""
+
+import logging
+import os
+import secrets
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import fasteners
+
+from cli.connection import Connection
+from cli.connection_file import ConnectionFile, read_connection_file
+from cli.embedded_postgres import EmbeddedPostgres
+from common.db import Database
+from common.migrate import migrate
+
+_log = logging.getLogger(__name__)
+
+SERVICES = ("ingest", "query", "admin")
+DEFAULT_PORTS = (50051, 50052, 50053)
+
+_START_SECONDS = 60.0
+_STOP_SECONDS = 20.0
+_POLL_SECONDS = 0.05
+_WATCH_SECONDS = 0.5
+_LONGEST_PAUSE = 10.0
+
+
+class SuiteError(Exception):
+    """The suite cannot run; the message says why and what to do."""
+
+
+@dataclass
+class _Service:
+    """One service process and how to start it again at the same address."""
+
+    name: str
+    data_dir: Path
+    environment: dict[str, str]
+    listen: str
+    process: subprocess.Popen[bytes] | None = None
+    pause: float = field(default=0.5)
+    not_before: float = 0.0
+
+    @property
+    def log(self) -> Path:
+        return self.data_dir / "log" / f"{self.name}.log"
+
+    def start(self) -> None:
+        """Starts the process and waits until it answers. Raises SuiteError with the end of its log."""
+        address_file = self.data_dir / f"{self.name}.address"
+        address_file.unlink(missing_ok=True)
+        environment = {
+            **self.environment,
+            "FOOTFALL_LISTEN": self.listen,
+            "FOOTFALL_ADDRESS_FILE": str(address_file),
+            "FOOTFALL_STOP_WITH_PARENT": "true",
+        }
+        with self.log.open("ab") as log:
+            # A session of its own: Ctrl-C reaches only the parent, which stops all in order.
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", f"{self.name}_svc"],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                start_new_session=True,
+            )
+        until = time.monotonic() + _START_SECONDS
+        while not address_file.exists():
+            if self.process.poll() is not None or time.monotonic() > until:
+                self.stop()
+                tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-5:])
+                raise SuiteError(f"the {self.name} service did not start; {self.log} ends with:\n{tail}")
+            time.sleep(_POLL_SECONDS)
+        # A free port that was once taken is kept, so that clients find a restarted service.
+        self.listen = address_file.read_text()
+
+    def restart_if_dead(self) -> None:
+        """Starts the process again if it has gone; pauses longer each time that fails."""
+        assert self.process is not None
+        if self.process.poll() is None or time.monotonic() < self.not_before:
+            return
+        _log.warning("the %s service ended with %s; starting it again", self.name, self.process.returncode)
+        try:
+            self.start()
+            self.pause = 0.5
+        except SuiteError as error:
+            _log.warning("%s", error)
+            self.pause = min(self.pause * 2, _LONGEST_PAUSE)
+        self.not_before = time.monotonic() + self.pause
+
+    def terminate(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+
+    def stop(self) -> None:
+        """Lets calls under way finish; kills the process if it does not end."""
+        self.terminate()
+        if self.process is not None:
+            try:
+                self.process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+
+@contextmanager
+def running_suite(
+    data_dir: Path, ports: tuple[int, int, int] = DEFAULT_PORTS, environment: Mapping[str, str] = os.environ
+) -> Iterator[Connection]:
+    """Starts everything on `data_dir` and yields how to reach it; on exit all of it is drained and stopped.
+
+    Port 0 takes a free one. `environment` is what the services are given; with
+    FOOTFALL_DATABASE_URL in it that server is used, else an embedded one.
+    Raises SuiteError when the folder is in use or a service does not start.
+    """
+    data_dir.mkdir(parents=True, exist_ok=True)
+    (data_dir / "log").mkdir(exist_ok=True)
+    lock = fasteners.InterProcessLock(data_dir / "up.lock")
+    if not lock.acquire(blocking=False):
+        raise SuiteError(
+            f"footfall is already running on {data_dir}; stop it first or choose another --data-dir"
+        )
+    with ExitStack() as stack:
+        stack.callback(lock.release)
+        postgres: EmbeddedPostgres | None = None
+        database_url = environment.get("FOOTFALL_DATABASE_URL", "")
+        if not database_url:
+            postgres = EmbeddedPostgres(data_dir)
+            try:
+                database_url = postgres.start()
+            except (OSError, subprocess.SubprocessError) as error:
+                raise SuiteError(
+                    f"the embedded Postgres in {postgres.home} did not start: {error}"
+                ) from error
+            stack.callback(postgres.stop)
+        _migrate(database_url)
+        previous = read_connection_file(data_dir)
+        admin_key = previous.admin_key if previous else "fa_" + secrets.token_urlsafe(32)
+        for_services = {**environment, "FOOTFALL_DATABASE_URL": database_url}
+        services = [
+            _Service(name, data_dir, dict(for_services), f"127.0.0.1:{port}")
+            for name, port in zip(SERVICES, ports, strict=True)
+        ]
+        services[-1].environment["FOOTFALL_ADMIN_KEY"] = admin_key
+        stack.callback(_stop_all, services)
+        for service in services:
+            service.start()
+        ingest, query, admin = (service.listen for service in services)
+        connection = Connection(ingest, query, admin, admin_key)
+        ConnectionFile(ingest, query, admin, admin_key, database_url).write(data_dir)
+        stopping = threading.Event()
+        watcher = threading.Thread(target=_watch, args=(stopping, postgres, services), daemon=True)
+        watcher.start()
+        stack.callback(watcher.join)
+        stack.callback(stopping.set)
+        yield connection
+
+
+def _migrate(database_url: str) -> None:
+    db = Database(database_url, application="footfall migrate", pool_size=1)
+    try:
+        migrate(db)
+    finally:
+        db.close()
+
+
+def _watch(stopping: threading.Event, postgres: EmbeddedPostgres | None, services: list[_Service]) -> None:
+    while not stopping.wait(_WATCH_SECONDS):
+        try:
+            if postgres is not None and postgres.restart_if_dead():
+                _log.warning("Postgres had ended; it runs again")
+        except (OSError, subprocess.SubprocessError) as error:
+            _log.warning("Postgres does not start again yet: %s", error)
+        for service in services:
+            if not stopping.is_set():
+                service.restart_if_dead()
+
+
+def _stop_all(services: list[_Service]) -> None:
+    for service in services:
+        service.terminate()
+    for service in services:
+        service.stop()

@@ -1,0 +1,71 @@
+"""`footfall up` and `footfall migrate`."""
+
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.connection import DataDir
+from cli.connection_file import read_connection_file
+from cli.suite import DEFAULT_PORTS, SuiteError, running_suite
+from common.db import Database
+from common.migrate import migrate as migrate_database
+
+
+def up(
+    data_dir: DataDir = Path(".footfall"),
+    ports: Annotated[
+        str,
+        typer.Option(
+            help="Ports of ingest, query and admin; 0 takes a free one.", metavar="INGEST,QUERY,ADMIN"
+        ),
+    ] = ",".join(map(str, DEFAULT_PORTS)),
+) -> None:
+    """Run everything on this machine until Ctrl-C or SIGTERM."""
+    logging.basicConfig(stream=sys.stderr, level="WARNING", format="%(message)s")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        with running_suite(data_dir, _ports(ports)) as connection:
+            typer.echo(f"ingest  {connection.ingest}")
+            typer.echo(f"query   {connection.query}")
+            typer.echo(f"admin   {connection.admin}")
+            typer.echo(f"keys    {data_dir / 'footfall.json'}")
+            typer.echo(f"logs    {data_dir / 'log'}")
+            typer.echo("Footfall is up. Ctrl-C stops it.")
+            stop.wait()
+            typer.echo("Stopping …")
+    except SuiteError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from error
+
+
+def migrate(data_dir: DataDir = Path(".footfall")) -> None:
+    """Bring the schema of FOOTFALL_DATABASE_URL (or of the running install) up to date."""
+    url = os.environ.get("FOOTFALL_DATABASE_URL", "")
+    if not url:
+        running = read_connection_file(data_dir)
+        url = running.database_url if running else ""
+    if not url:
+        typer.echo("set FOOTFALL_DATABASE_URL; the embedded Postgres is migrated by `footfall up`", err=True)
+        raise typer.Exit(1)
+    db = Database(url, application="footfall migrate", pool_size=1)
+    try:
+        migrate_database(db)
+    finally:
+        db.close()
+    typer.echo("The schema is up to date.")
+
+
+def _ports(text: str) -> tuple[int, int, int]:
+    try:
+        ingest, query, admin = (int(port) for port in text.split(","))
+    except ValueError as error:
+        raise typer.BadParameter("--ports takes three numbers, such as 50051,50052,50053 or 0,0,0") from error
+    return ingest, query, admin

@@ -1,0 +1,74 @@
+"""One process's way to Postgres: a pool, and what a transaction of each kind is."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import sqlalchemy as sa
+
+HOUR = 1
+"""`rollup_shards.interval` of an hour row."""
+
+
+class Database:
+    """A pool of at most `pool_size` connections, opened when needed and tested before use.
+
+    Functions take a connection and never commit: whoever opens a transaction here ends it. Statements that
+    count use psycopg connections and plain SQL; what sites and keys need uses SQLAlchemy's.
+    """
+
+    def __init__(
+        self, url: str, *, application: str, pool_size: int = 8, statement_timeout_ms: int = 0
+    ) -> None:
+        options = f"-c timezone=UTC -c statement_timeout={statement_timeout_ms}"
+        self.engine = sa.create_engine(
+            _driver_url(url),
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_timeout=10,
+            pool_pre_ping=True,
+            connect_args={"options": options, "application_name": application, "connect_timeout": 5},
+        )
+
+    @contextmanager
+    def transaction(self) -> Iterator[sa.Connection]:
+        """A transaction for SQLAlchemy statements, committed unless the block raises."""
+        with self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def connection(self) -> Iterator[psycopg.Connection[Any]]:
+        """A psycopg connection in autocommit; `with connection.transaction():` opens a transaction."""
+        with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as pooled:
+            raw = pooled.connection.driver_connection
+            assert isinstance(raw, psycopg.Connection)
+            try:
+                yield raw
+            finally:
+                if raw.closed:
+                    pooled.invalidate()
+
+    @contextmanager
+    def snapshot(self) -> Iterator[psycopg.Connection[Any]]:
+        """A read-only transaction whose statements all see the database at one instant."""
+        with self.connection() as connection:
+            connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            try:
+                yield connection
+            finally:
+                if not connection.closed:
+                    connection.rollback()
+
+    def close(self) -> None:
+        """Closes the pool's idle connections."""
+        self.engine.dispose()
+
+
+def _driver_url(url: str) -> sa.URL:
+    return sa.make_url(url).set(drivername="postgresql+psycopg")
+
+
+def plain_url(url: str) -> str:
+    """The URL as psql and psycopg take it, without the name of a driver; its password is kept."""
+    return sa.make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)

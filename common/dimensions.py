@@ -1,0 +1,112 @@
+"""The dimensions: what an event or a session is counted under. This is the one list of them.
+
+`number` is the value of the proto enum and of `rollup_shards.dimension`; it never changes. An event
+dimension has an SQL expression over `events` (alias e) that gives the key or NULL, and the same rule in
+Python; the sessions column of the same name holds that key of the session's first event. A session
+dimension has only a sessions column. Tests hold the two rules against each other.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Protocol
+
+
+class EventType(IntEnum):
+    """`events.type`, the numbers of the proto enum."""
+
+    PAGEVIEW = 1
+    TRACK = 2
+    IDENTIFY = 3
+
+
+class KeyedEvent(Protocol):
+    """The part of an event that decides its keys; absent texts are None."""
+
+    @property
+    def type(self) -> int: ...
+    @property
+    def name(self) -> str | None: ...
+    @property
+    def path(self) -> str | None: ...
+    @property
+    def referrer(self) -> str | None: ...
+    @property
+    def utm_source(self) -> str | None: ...
+    @property
+    def utm_medium(self) -> str | None: ...
+    @property
+    def utm_campaign(self) -> str | None: ...
+    @property
+    def device(self) -> str | None: ...
+    @property
+    def browser(self) -> str | None: ...
+    @property
+    def os(self) -> str | None: ...
+    @property
+    def country(self) -> str | None: ...
+
+
+@dataclass(frozen=True)
+class EventDimension:
+    """Events count under key(event), sessions under the key of their first event."""
+
+    number: int
+    column: str
+    """Column of `sessions` with the first event's key; "" for the overview, whose only key is ""."""
+    sql: str
+    key: Callable[[KeyedEvent], str | None]
+
+
+@dataclass(frozen=True)
+class SessionDimension:
+    """Only sessions count, under their value of `column`."""
+
+    number: int
+    column: str
+
+
+def _event_key(event: KeyedEvent) -> str | None:
+    if event.type == EventType.TRACK:
+        return event.name
+    return "pageview" if event.type == EventType.PAGEVIEW else "identify"
+
+
+_EVENT_SQL = "CASE e.type WHEN 1 THEN 'pageview' WHEN 2 THEN e.name ELSE 'identify' END"
+
+OVERVIEW = EventDimension(0, "", "''", lambda event: "")
+EVENT = EventDimension(1, "event", _EVENT_SQL, _event_key)
+PAGE = EventDimension(
+    2, "page", "CASE WHEN e.type = 1 THEN e.path END", lambda event: event.path if event.type == 1 else None
+)
+REFERRER = EventDimension(3, "referrer", "e.referrer", lambda event: event.referrer)
+UTM_SOURCE = EventDimension(4, "utm_source", "e.utm_source", lambda event: event.utm_source)
+UTM_MEDIUM = EventDimension(5, "utm_medium", "e.utm_medium", lambda event: event.utm_medium)
+UTM_CAMPAIGN = EventDimension(6, "utm_campaign", "e.utm_campaign", lambda event: event.utm_campaign)
+DEVICE = EventDimension(7, "device", "e.device", lambda event: event.device)
+BROWSER = EventDimension(8, "browser", "e.browser", lambda event: event.browser)
+OS = EventDimension(9, "os", "e.os", lambda event: event.os)
+COUNTRY = EventDimension(10, "country", "e.country", lambda event: event.country)
+ENTRY_PAGE = SessionDimension(11, "entry_page")
+EXIT_PAGE = SessionDimension(12, "exit_page")
+
+EVENT_DIMENSIONS: tuple[EventDimension, ...] = (
+    OVERVIEW,
+    EVENT,
+    PAGE,
+    REFERRER,
+    UTM_SOURCE,
+    UTM_MEDIUM,
+    UTM_CAMPAIGN,
+    DEVICE,
+    BROWSER,
+    OS,
+    COUNTRY,
+)
+SESSION_DIMENSIONS: tuple[SessionDimension, ...] = (ENTRY_PAGE, EXIT_PAGE)
+KEYED_EVENT_DIMENSIONS = EVENT_DIMENSIONS[1:]
+"""The event dimensions whose key a session keeps of its first event, in the order it keeps them."""
+
+Dimension = EventDimension | SessionDimension
+BY_NUMBER: dict[int, Dimension] = {d.number: d for d in (*KEYED_EVENT_DIMENSIONS, *SESSION_DIMENSIONS)}
+"""The dimensions a top list can rank."""

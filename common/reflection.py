@@ -1,0 +1,49 @@
+"""Server reflection that keeps the protos' comments, so that `grpcurl describe` reads like the files."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import footfall.type.v1.event_pb2
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
+
+
+@cache
+def _commented_files() -> dict[str, FileDescriptorProto]:
+    # <root>/footfall/type/v1/event_pb2.py → <root>/footfall/descriptors.binpb, written by the build.
+    path = Path(footfall.type.v1.event_pb2.__file__).parents[2] / "descriptors.binpb"
+    return {file.name: file for file in FileDescriptorSet.FromString(path.read_bytes()).file}
+
+
+class _CommentedFile:
+    """As much of a FileDescriptor as the reflection servicer uses; generated modules carry no comments."""
+
+    def __init__(self, file: FileDescriptor) -> None:
+        self._file = file
+        self.name = file.name
+        self.dependencies = [_CommentedFile(dependency) for dependency in file.dependencies]
+
+    def CopyToProto(self, proto: FileDescriptorProto) -> None:
+        commented = _commented_files().get(self.name)
+        if commented is None:
+            self._file.CopyToProto(proto)
+        else:
+            proto.CopyFrom(commented)
+
+
+class CommentedPool:
+    """The default descriptor pool, with comments in the files it gives out."""
+
+    def __init__(self) -> None:
+        self._pool = descriptor_pool.Default()
+
+    def FindFileByName(self, name: str) -> _CommentedFile:
+        return _CommentedFile(self._pool.FindFileByName(name))
+
+    def FindFileContainingSymbol(self, symbol: str) -> _CommentedFile:
+        return _CommentedFile(self._pool.FindFileContainingSymbol(symbol))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)

@@ -1,0 +1,101 @@
+"""Builds, serves and drains one gRPC server; the same for all three services."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Awaitable, Callable
+
+import grpc
+from grpc_channelz.v1 import channelz
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from common.interceptors import ErrorInterceptor
+from common.reflection import CommentedPool
+from common.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+MAX_RECEIVE_BYTES = 32 * 1024 * 1024
+"""Far over every limit of ours, so that a message that is too large gets a reason from us."""
+
+_OPTIONS = [
+    ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.enable_channelz", 1),
+    ("grpc.so_reuseport", 0),
+    # Clients on idle connections notice a dead host.
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+]
+
+Register = Callable[[grpc.aio.Server], None]
+OnStop = Callable[[], Awaitable[None]]
+
+
+def build_server(service: str, register: Register) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
+    """A server with `service` (full name), reflection, health and channelz, not yet listening."""
+    server = grpc.aio.server(interceptors=[ErrorInterceptor((service,))], options=_OPTIONS)
+    register(server)
+    health_servicer = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+    channelz.add_channelz_servicer(server)
+    names = (service, health.SERVICE_NAME, "grpc.channelz.v1.Channelz", reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(names, server, pool=CommentedPool())
+    return server, health_servicer
+
+
+async def serve(settings: Settings, service: str, register: Register, on_stop: OnStop) -> None:
+    """Serves until SIGTERM, SIGINT or the parent's end, then lets calls under way finish and calls `on_stop`.
+
+    Raises RuntimeError when the address cannot be listened on.
+    """
+    server, health_servicer = build_server(service, register)
+    host = settings.listen.rpartition(":")[0]
+    port = _listen(server, settings)
+    await server.start()
+    for name in ("", service):
+        await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
+    if settings.address_file:
+        # Renamed into place, so that a reader never sees half of it.
+        partial = settings.address_file.with_suffix(".partial")
+        partial.write_text(f"{host}:{port}")
+        os.replace(partial, settings.address_file)
+    _log.info("%s serves on %s:%d", service, host, port)
+    await _until_told_to_stop(settings)
+    _log.info("%s drains", service)
+    await health_servicer.enter_graceful_shutdown()
+    await server.stop(settings.drain_seconds)
+    await on_stop()
+
+
+def configure_logging(settings: Settings) -> None:
+    """One line per message on standard error."""
+    logging.basicConfig(
+        stream=sys.stderr, level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    # It warns at every tick that finds the last one still at work, which is how a busy loop is meant to be.
+    logging.getLogger("apscheduler").setLevel(logging.ERROR)
+
+
+def _listen(server: grpc.aio.Server, settings: Settings) -> int:
+    if settings.tls_certificate and settings.tls_key:
+        pair = (settings.tls_key.read_bytes(), settings.tls_certificate.read_bytes())
+        return server.add_secure_port(settings.listen, grpc.ssl_server_credentials([pair]))
+    return server.add_insecure_port(settings.listen)
+
+
+async def _until_told_to_stop(settings: Settings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    if settings.stop_with_parent:
+        # A pipe from the parent ends with it however it dies, on every system.
+        threading.Thread(
+            target=lambda: (sys.stdin.buffer.read(), loop.call_soon_threadsafe(stop.set)), daemon=True
+        ).start()
+    await stop.wait()

@@ -1,0 +1,56 @@
+"""What a service process is told from outside, read once by its `main`."""
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """`FOOTFALL_*` environment variables. Raises pydantic.ValidationError on a value that makes no sense."""
+
+    model_config = SettingsConfigDict(env_prefix="FOOTFALL_", frozen=True)
+
+    database_url: str
+    """A Postgres URL, such as postgresql://user:password@host/footfall."""
+
+    listen: str = "127.0.0.1:0"
+    """host:port to serve on; port 0 takes a free one."""
+
+    address_file: Path | None = None
+    """Where to write the host:port really served on, once calls are answered."""
+
+    stop_with_parent: bool = False
+    """Drain and stop when standard input ends, so that no process outlives the one that started it."""
+
+    tls_certificate: Path | None = None
+    """PEM file; with tls_key, the service speaks TLS only."""
+
+    tls_key: Path | None = None
+    """PEM file."""
+
+    log_level: str = "INFO"
+
+    drain_seconds: float = Field(default=10.0, ge=0)
+    """How long calls under way may take after SIGTERM."""
+
+    statement_timeout_ms: int = Field(default=30_000, ge=1)
+    """Longest a statement may run for a caller, in ms."""
+
+    pool_size: int = Field(default=8, ge=1)
+    """Database connections a process keeps at most."""
+
+    admin_key: str = ""
+    """An admin key that the admin process stores at its start unless it is known; how the first one comes in."""
+
+    max_batch_events: int = Field(default=500, ge=1, le=10_000)
+    """Events one ingest batch may hold."""
+
+    ingest_queue_events: int = Field(default=20_000, ge=1)
+    """Events an ingest process holds in memory before it pushes back."""
+
+    aggregate: bool = True
+    """Whether the admin process runs the aggregation loop."""
+
+    schedule: bool = True
+    """Whether the admin process runs anything by itself, the aggregation loop included."""

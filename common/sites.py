@@ -1,0 +1,69 @@
+"""What the services know of a site."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+import psycopg
+from psycopg.rows import class_row
+
+from common.errors import site_not_found
+
+DEFAULT_RETENTION_DAYS = 90
+
+COLUMNS = (
+    "s.site_id, s.slug, s.name, s.status, s.session_timeout_us, s.retention_days, s.raw_event_retention_days, "
+    "s.hourly_rollup_retention_days, s.daily_rollup_retention_days, s.dedupe_retention_us, s.rollup_shard_count, "
+    "s.allowed_property_keys, s.denied_property_keys, s.allowed_origins"
+)
+"""The columns of `sites` (alias s) that make a Site, in its order."""
+
+ACTIVE = 1
+DISABLED = 2
+
+_FIND_SITE = f"SELECT {COLUMNS} FROM sites s WHERE s.slug = %s"
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A row of `sites`. Days are None where the setting is absent."""
+
+    site_id: int
+    slug: str
+    name: str
+    status: int
+    session_timeout_us: int
+    retention_days: int | None
+    raw_event_retention_days: int | None
+    hourly_rollup_retention_days: int | None
+    daily_rollup_retention_days: int | None
+    dedupe_retention_us: int
+    rollup_shard_count: int
+    allowed_property_keys: list[str]
+    denied_property_keys: list[str]
+    allowed_origins: list[str]
+
+    @property
+    def raw_retention(self) -> timedelta:
+        """How long raw events are kept."""
+        return timedelta(days=self.raw_event_retention_days or self.retention_days or DEFAULT_RETENTION_DAYS)
+
+    @property
+    def session_timeout(self) -> timedelta:
+        """The longest gap inside a session."""
+        return timedelta(microseconds=self.session_timeout_us)
+
+    @property
+    def dedupe_retention(self) -> timedelta:
+        """How long a repeated event is known as a duplicate."""
+        return timedelta(microseconds=self.dedupe_retention_us)
+
+
+def find_site(connection: psycopg.Connection[object], slug: str) -> Site:
+    """The site of that slug. Raises CallError (NOT_FOUND) when there is none."""
+    if "\0" in slug:
+        raise site_not_found(slug)
+    with connection.cursor(row_factory=class_row(Site)) as cursor:
+        site = cursor.execute(_FIND_SITE, (slug,)).fetchone()
+    if site is None:
+        raise site_not_found(slug)
+    return site

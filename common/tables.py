@@ -1,0 +1,236 @@
+"""The schema. Migrations make it; a test holds the two against each other.
+
+Every tenant table carries `site_id`, and every key of it begins with that, so that the database can be
+spread by site. `sites`, `api_keys` and `secrets` are small and shared.
+"""
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY, BYTEA, JSONB, UUID
+
+metadata = sa.MetaData()
+
+_time = sa.DateTime(timezone=True)
+# Keys are ranked and compared by bytes, everywhere alike and whatever the database's locale is.
+_key = sa.Text(collation="C")
+
+
+def _required(
+    name: str, kind: sa.types.TypeEngine[object] | type, default: str | None = None
+) -> sa.Column[object]:
+    return sa.Column(name, kind, nullable=False, server_default=sa.text(default) if default else None)
+
+
+sites = sa.Table(
+    "sites",
+    metadata,
+    sa.Column("site_id", sa.Integer, primary_key=True, autoincrement=True),
+    # serves: every call that names a site by its slug; ListSites in slug order
+    sa.Column("slug", _key, nullable=False, unique=True),
+    _required("name", sa.Text),
+    _required("status", sa.SmallInteger),
+    _required("session_timeout_us", sa.BigInteger),
+    sa.Column("retention_days", sa.Integer),
+    sa.Column("raw_event_retention_days", sa.Integer),
+    sa.Column("hourly_rollup_retention_days", sa.Integer),
+    sa.Column("daily_rollup_retention_days", sa.Integer),
+    _required("dedupe_retention_us", sa.BigInteger),
+    _required("rollup_shard_count", sa.SmallInteger),
+    _required("allowed_property_keys", ARRAY(sa.Text)),
+    _required("denied_property_keys", ARRAY(sa.Text)),
+    _required("allowed_origins", ARRAY(sa.Text)),
+    _required("created_at", _time),
+    _required("updated_at", _time),
+)
+
+api_keys = sa.Table(
+    "api_keys",
+    metadata,
+    sa.Column("key_id", sa.BigInteger, primary_key=True, autoincrement=True),
+    _required("kind", sa.SmallInteger),
+    sa.Column("site_id", sa.Integer, sa.ForeignKey("sites.site_id", ondelete="CASCADE")),
+    _required("name", sa.Text),
+    # serves: the lookup of a key by its SHA-256 on every call (behind a cache)
+    sa.Column("key_sha256", BYTEA, nullable=False, unique=True),
+    _required("created_at", _time),
+    sa.Column("expires_at", _time),
+    # serves: RotateWriteKey, and ListApiKeys of one site
+    sa.Index("api_keys_by_site", "site_id", "key_id"),
+)
+
+secrets = sa.Table(
+    "secrets",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    _required("value", BYTEA),
+)
+
+# Batch numbers are handed out in blocks, so that ingest asks for one once in a thousand batches.
+batch_numbers = sa.Sequence("batch_numbers", metadata=metadata, increment=1000)
+# One number per aggregation page: the shard of all its deltas.
+shard_numbers = sa.Sequence("shard_numbers", metadata=metadata, data_type=sa.BigInteger)
+
+# Wide columns of fixed length first: no row spends bytes on alignment.
+events = sa.Table(
+    "events",
+    metadata,
+    _required("occurred_at", _time),
+    _required("received_at", _time),
+    _required("batch_id", sa.BigInteger),
+    _required("site_id", sa.Integer),
+    _required("ord", sa.Integer),
+    _required("event_id", UUID),
+    _required("type", sa.SmallInteger),
+    _required("visitor_id", sa.Text),
+    sa.Column("session_id", sa.Text),
+    sa.Column("user_id", sa.Text),
+    # What the sender called it, where that is not the text of event_id.
+    sa.Column("event_id_text", sa.Text),
+    sa.Column("name", _key),
+    sa.Column("path", _key),
+    sa.Column("title", sa.Text),
+    sa.Column("referrer", _key),
+    sa.Column("source", sa.Text),
+    sa.Column("device", _key),
+    sa.Column("browser", _key),
+    sa.Column("os", _key),
+    sa.Column("country", _key),
+    sa.Column("utm_source", _key),
+    sa.Column("utm_medium", _key),
+    sa.Column("utm_campaign", _key),
+    sa.Column("properties", JSONB),
+    # serves: aggregation, which reads whole batches; grows only at its right end
+    sa.PrimaryKeyConstraint("site_id", "batch_id", "ord"),
+    # serves: the raw edges of a range, property breakdowns, ListEvents and its cursor
+    sa.Index("events_by_time", "site_id", "occurred_at", "batch_id", "ord"),
+)
+
+pending_batches = sa.Table(
+    "pending_batches",
+    metadata,
+    _required("site_id", sa.Integer),
+    _required("lane", sa.SmallInteger),
+    _required("batch_id", sa.BigInteger),
+    # The events first_ord … last_ord of the batch are pending; a failing batch is split into such parts.
+    _required("first_ord", sa.Integer),
+    _required("last_ord", sa.Integer),
+    _required("attempts", sa.SmallInteger, "0"),
+    _required("received_at", _time),
+    _required("not_before", _time),
+    sa.Column("last_error", sa.Text),
+    # serves: a worker's claim, oldest first within its lane; "is this event pending"
+    sa.PrimaryKeyConstraint("site_id", "lane", "batch_id", "first_ord"),
+)
+
+failed_events = sa.Table(
+    "failed_events",
+    metadata,
+    _required("site_id", sa.Integer),
+    _required("batch_id", sa.BigInteger),
+    _required("ord", sa.Integer),
+    _required("lane", sa.SmallInteger),
+    _required("attempts", sa.SmallInteger),
+    _required("received_at", _time),
+    _required("failed_at", _time),
+    _required("error", sa.Text),
+    # serves: "has this event failed"; the list of failed events
+    sa.PrimaryKeyConstraint("site_id", "batch_id", "ord"),
+)
+
+ingest_dedupes = sa.Table(
+    "ingest_dedupes",
+    metadata,
+    _required("expires_at", _time),
+    _required("site_id", sa.Integer),
+    _required("dedupe_key", UUID),
+    # serves: ON CONFLICT of ingest; UUIDv7 keys arrive in its order
+    sa.PrimaryKeyConstraint("site_id", "dedupe_key"),
+)
+
+visitor_counters = sa.Table(
+    "visitor_counters",
+    metadata,
+    sa.Column("site_id", sa.Integer, primary_key=True, autoincrement=False),
+    _required("next_no", sa.BigInteger),
+)
+
+visitors = sa.Table(
+    "visitors",
+    metadata,
+    _required("first_seen_at", _time),
+    _required("last_seen_at", _time),
+    sa.Column("identified_at", _time),
+    _required("site_id", sa.Integer),
+    _required("visitor_no", sa.Integer),
+    _required("first_event_id", UUID),
+    sa.Column("identified_event_id", UUID),
+    _required("visitor_id", sa.Text),
+    # The session id of the first event, "" for none: with first_seen_at it names the first session.
+    _required("first_session_id", sa.Text),
+    sa.Column("user_id", sa.Text),
+    sa.Column("traits", JSONB),
+    # serves: naming the visitor of a session
+    sa.PrimaryKeyConstraint("site_id", "visitor_no"),
+    # serves: aggregation and raw edges, which know visitors by id
+    sa.UniqueConstraint("site_id", "visitor_id", name="visitors_by_id"),
+    # A visitor's row changes with nearly every page: leave room for the new version beside the old one.
+    postgresql_with={"fillfactor": "85"},
+)
+
+sessions = sa.Table(
+    "sessions",
+    metadata,
+    _required("started_at", _time),
+    _required("ended_at", _time),
+    sa.Column("entry_at", _time),
+    sa.Column("exit_at", _time),
+    _required("visitor_no", sa.Integer),
+    _required("site_id", sa.Integer),
+    _required("events", sa.Integer),
+    _required("pageviews", sa.Integer),
+    _required("first_event_id", UUID),
+    sa.Column("entry_event_id", UUID),
+    sa.Column("exit_event_id", UUID),
+    _required("new_visitor", sa.Boolean),
+    # "" where the events have none
+    _required("session_id", sa.Text),
+    sa.Column("event", _key),
+    sa.Column("page", _key),
+    sa.Column("referrer", _key),
+    sa.Column("utm_source", _key),
+    sa.Column("utm_medium", _key),
+    sa.Column("utm_campaign", _key),
+    sa.Column("device", _key),
+    sa.Column("browser", _key),
+    sa.Column("os", _key),
+    sa.Column("country", _key),
+    sa.Column("entry_page", _key),
+    sa.Column("exit_page", _key),
+    # serves: aggregation, which looks for the sessions around an event in its visitor's stream
+    sa.PrimaryKeyConstraint("site_id", "visitor_no", "session_id", "started_at"),
+    # serves: the raw edges of a range, ListSessions and its cursor
+    sa.Index("sessions_by_start", "site_id", "started_at", "visitor_no"),
+    postgresql_with={"fillfactor": "85"},
+)
+
+rollup_shards = sa.Table(
+    "rollup_shards",
+    metadata,
+    _required("bucket_start", _time),
+    # 0 is the folded row; others are deltas, numbered by the page that wrote them.
+    _required("shard", sa.BigInteger),
+    _required("events", sa.BigInteger),
+    _required("pageviews", sa.BigInteger),
+    _required("sessions", sa.BigInteger),
+    _required("bounces", sa.BigInteger),
+    _required("duration_us", sa.BigInteger),
+    _required("new_visitors", sa.BigInteger),
+    _required("site_id", sa.Integer),
+    # 1 = hour
+    _required("interval", sa.SmallInteger),
+    _required("dimension", sa.SmallInteger),
+    _required("key", _key),
+    # A form of common/visitor_sets.py; NULL = no visitors.
+    sa.Column("visitors", BYTEA),
+    # serves: every report: the buckets of a range of one dimension
+    sa.PrimaryKeyConstraint("site_id", "interval", "dimension", "bucket_start", "key", "shard"),
+)

@@ -1,0 +1,84 @@
+"""Exact sets of visitors as bytes, in the two forms that rollup rows hold.
+
+An event dimension's row holds a plain set: a visitor is in it once it has an event there, and never
+leaves. Sets of several rows are united.
+
+A session dimension's row holds counts: how many of a visitor's sessions stand under the key. A session
+may move from one key to another (its exit page changes as it grows), so a row can take visitors away:
+counts of several rows are added, and the visitors with a positive sum are in the set. Almost every count
+is 1, so a row is written as one Roaring bitmap per distinct count.
+
+Roaring bitmaps: Lemire et al., "Roaring Bitmaps: Implementation of an Optimized Software Library" (2018).
+"""
+
+import struct
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+from pyroaring import BitMap
+
+_GROUP = struct.Struct("<iI")
+"""Head of a group of visitors with one count: the count, and the bytes of the bitmap that follows."""
+
+
+def encode_set(visitors: Iterable[int]) -> bytes:
+    """A plain set of visitor numbers (0 to 2³²−1)."""
+    bitmap = BitMap(visitors)
+    bitmap.run_optimize()
+    return bitmap.serialize()
+
+
+def union_of_sets(rows: Iterable[bytes]) -> BitMap:
+    """The visitors of any of the rows."""
+    bitmaps = [BitMap.deserialize(row) for row in rows]
+    if not bitmaps:
+        return BitMap()
+    return bitmaps[0] if len(bitmaps) == 1 else BitMap.union(*bitmaps)
+
+
+def encode_counts(counts: Mapping[int, int]) -> bytes:
+    """Counts by visitor number, negative where sessions were taken away; zeros are left out."""
+    groups: defaultdict[int, list[int]] = defaultdict(list)
+    for visitor, count in counts.items():
+        if count:
+            groups[count].append(visitor)
+    return b"".join(_encode_group(count, BitMap(groups[count])) for count in sorted(groups))
+
+
+def positive_of_counts(rows: Iterable[bytes]) -> BitMap:
+    """The visitors whose counts in all the rows add up to more than 0."""
+    total: defaultdict[int, BitMap] = defaultdict(BitMap)
+    for row in rows:
+        for count, visitors in _groups(row):
+            _add_group(total, count, visitors)
+    return BitMap.union(BitMap(), *(visitors for count, visitors in total.items() if count > 0))
+
+
+def _encode_group(count: int, visitors: BitMap) -> bytes:
+    visitors.run_optimize()
+    body = visitors.serialize()
+    return _GROUP.pack(count, len(body)) + body
+
+
+def _groups(row: bytes) -> Iterable[tuple[int, BitMap]]:
+    offset = 0
+    while offset < len(row):
+        count, size = _GROUP.unpack_from(row, offset)
+        offset += _GROUP.size
+        yield count, BitMap.deserialize(row[offset : offset + size])
+        offset += size
+
+
+def _add_group(total: defaultdict[int, BitMap], count: int, visitors: BitMap) -> None:
+    """Adds `count` to each of the visitors; a visitor stands in at most one group of `total`."""
+    moved: list[tuple[int, BitMap]] = []
+    for old in list(total):
+        both = total[old] & visitors
+        if both:
+            total[old] -= both
+            visitors = visitors - both
+            moved.append((old + count, both))
+    moved.append((count, visitors))
+    for new, group in moved:
+        if new:
+            total[new] |= group

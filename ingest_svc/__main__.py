@@ -1,0 +1,38 @@
+"""`python -m ingest_svc`: one ingest process, configured by FOOTFALL_* variables."""
+
+import asyncio
+
+from footfall.ingest.v1 import ingest_pb2_grpc
+
+from common.clock import system_clock
+from common.db import Database
+from common.keys import KeyRing
+from common.server import configure_logging, serve
+from common.settings import Settings
+from ingest_svc.group_commit import GroupCommit, database_commit
+from ingest_svc.servicer import SERVICE, IngestServicer
+
+
+async def main(settings: Settings) -> None:
+    """Serves until told to stop; what was queued by then is committed."""
+    db = Database(settings.database_url, application="footfall ingest", pool_size=settings.pool_size)
+    keys = KeyRing(db, system_clock)
+    group_commit = GroupCommit(database_commit(db, system_clock), settings.ingest_queue_events)
+    servicer = IngestServicer(keys, group_commit, system_clock, settings.max_batch_events)
+
+    async def stop() -> None:
+        await group_commit.close()
+        db.close()
+
+    await serve(
+        settings,
+        SERVICE,
+        lambda server: ingest_pb2_grpc.add_IngestServiceServicer_to_server(servicer, server),
+        stop,
+    )
+
+
+if __name__ == "__main__":
+    settings = Settings()
+    configure_logging(settings)
+    asyncio.run(main(settings))

@@ -1,0 +1,135 @@
+"""The one transaction of ingest: dedupe, store, mark as pending."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from datetime import datetime
+
+import psycopg
+
+from common.sites import Site
+from ingest_svc.wire import COPY_COLUMNS, Row
+
+# Arms the keys that are new or expired and answers the others: the duplicates. Sorted, so that two
+# processes that meet on some keys wait for each other in one order. The time is a parameter because a
+# database spread by site refuses now() here.
+_ARM_DEDUPE_KEYS = """
+WITH sent AS (SELECT key FROM unnest(%(keys)s::uuid[]) AS key),
+armed AS (
+    INSERT INTO ingest_dedupes AS d (site_id, dedupe_key, expires_at)
+    SELECT %(site_id)s, key, %(expires_at)s FROM sent ORDER BY key
+    ON CONFLICT (site_id, dedupe_key) DO UPDATE SET expires_at = excluded.expires_at
+    WHERE d.expires_at <= %(now)s
+    RETURNING d.dedupe_key
+)
+SELECT key::text FROM sent WHERE NOT EXISTS (SELECT FROM armed WHERE armed.dedupe_key = sent.key)
+"""
+
+# Stores events; the empty text is NULL.
+_COPY_EVENTS = f"COPY events ({', '.join(COPY_COLUMNS)}) FROM STDIN WITH (NULL '')"
+
+# Queues the new batches of one site for aggregation.
+_ADD_PENDING = """
+INSERT INTO pending_batches (site_id, lane, batch_id, first_ord, last_ord, received_at, not_before)
+SELECT %(site_id)s, lane, batch_id, 0, last_ord, %(now)s, %(now)s
+FROM unnest(%(lanes)s::smallint[], %(batch_ids)s::bigint[], %(last_ords)s::int[]) AS batch (lane, batch_id, last_ord)
+"""
+
+# Reserves a block of batch numbers; the block is the sequence's increment.
+_RESERVE_BATCH_NUMBERS = "SELECT nextval('batch_numbers')"
+_BLOCK = 1000
+
+
+@dataclass(slots=True)
+class Incoming:
+    """The good rows of one call."""
+
+    site: Site
+    rows: list[Row]
+    received_at: datetime
+
+
+class BatchNumbers:
+    """Numbers for batches, taken from the database a block at a time; what a process leaves over is a gap."""
+
+    def __init__(self) -> None:
+        self._next = 0
+        self._end = 0
+
+    def take(self, connection: psycopg.Connection[object]) -> int:
+        """A number nobody else has."""
+        if self._next == self._end:
+            row = connection.execute(_RESERVE_BATCH_NUMBERS).fetchone()
+            assert isinstance(row, tuple)
+            self._next = row[0]
+            self._end = self._next + _BLOCK
+        self._next += 1
+        return self._next - 1
+
+
+def append(
+    connection: psycopg.Connection[object], numbers: BatchNumbers, calls: list[Incoming], now: datetime
+) -> list[int]:
+    """Stores the calls' events in the caller's transaction; returns per call how many were accepted.
+
+    Of several events with one key the first is accepted; the others are duplicates.
+    """
+    by_site: defaultdict[int, list[tuple[int, Incoming]]] = defaultdict(list)
+    for position, call in enumerate(calls):
+        by_site[call.site.site_id].append((position, call))
+    accepted = [0] * len(calls)
+    lines: list[str] = []
+    for site_id in sorted(by_site):
+        site_calls = by_site[site_id]
+        duplicates = _arm_keys(connection, site_calls[-1][1].site, [call for _, call in site_calls], now)
+        lanes: defaultdict[int, list[Row]] = defaultdict(list)
+        seen: set[str] = set()
+        for position, call in site_calls:
+            for row in call.rows:
+                key = row.dedupe_key
+                if key is not None:
+                    if key in duplicates or key in seen:
+                        continue
+                    seen.add(key)
+                lanes[row.lane].append(row)
+                accepted[position] += 1
+        if not lanes:
+            continue
+        batch_ids = [numbers.take(connection) for _ in lanes]
+        for batch_id, rows in zip(batch_ids, lanes.values(), strict=True):
+            lines += [
+                f"{row.times}\t{batch_id}\t{site_id}\t{ord}\t{row.texts}\n" for ord, row in enumerate(rows)
+            ]
+        connection.execute(
+            _ADD_PENDING,
+            {
+                "site_id": site_id,
+                "now": min(call.received_at for _, call in site_calls),
+                "lanes": list(lanes),
+                "batch_ids": batch_ids,
+                "last_ords": [len(rows) - 1 for rows in lanes.values()],
+            },
+        )
+    if lines:
+        with connection.cursor() as cursor, cursor.copy(_COPY_EVENTS) as copy:
+            copy.write("".join(lines))
+    return accepted
+
+
+def _arm_keys(
+    connection: psycopg.Connection[object], site: Site, calls: list[Incoming], now: datetime
+) -> set[str]:
+    """Arms every key of the calls; returns those that were armed before and have not expired."""
+    keys = {row.dedupe_key for call in calls for row in call.rows if row.dedupe_key is not None}
+    if not keys:
+        return set()
+    rows = connection.execute(
+        _ARM_DEDUPE_KEYS,
+        {
+            # An array literal: the keys are UUIDs, so nothing in it needs quoting.
+            "keys": "{" + ",".join(keys) + "}",
+            "site_id": site.site_id,
+            "expires_at": now + site.dedupe_retention,
+            "now": now,
+        },
+    ).fetchall()
+    return {row[0] for row in rows if isinstance(row, tuple)}

@@ -1,0 +1,137 @@
+"""Group commit: the calls that wait share one transaction, and each is answered after its COMMIT."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import psycopg
+
+from common.clock import Clock
+from common.db import Database
+from common.errors import CallError, Reason
+from ingest_svc.append import BatchNumbers, Incoming, append
+
+_log = logging.getLogger(__name__)
+
+MAX_GROUP_EVENTS = 5_000
+"""Events one transaction takes at most (a single larger call goes alone)."""
+
+Commit = Callable[[list[Incoming]], list[int]]
+
+
+def database_commit(db: Database, clock: Clock) -> Commit:
+    """One transaction for all the calls given; returns per call how many events were accepted."""
+    numbers = BatchNumbers()
+
+    def commit(calls: list[Incoming]) -> list[int]:
+        with db.connection() as connection, connection.transaction():
+            return append(connection, numbers, calls, clock())
+
+    return commit
+
+
+class GroupCommit:
+    """A bounded queue of calls in front of one committing thread. Lives on one event loop.
+
+    While a transaction runs, the calls that come in gather and become the next one, so the groups grow
+    with the load and nobody waits for a timer.
+    """
+
+    def __init__(self, commit: Commit, max_queue_events: int) -> None:
+        self._commit = commit
+        self._max_queue_events = max_queue_events
+        self._queue: deque[tuple[Incoming, asyncio.Future[int]]] = deque()
+        self._queued_events = 0
+        self._room = asyncio.Event()
+        self._work = asyncio.Event()
+        self._closing = False
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="commit")
+        self._task = asyncio.create_task(self._run())
+
+    async def submit(self, call: Incoming, *, wait_for_room: bool) -> int:
+        """How many of the call's events were accepted, once they are committed.
+
+        Raises CallError when the queue is full (unless told to wait) or the process is shutting down, and
+        whatever the transaction raised; in all these cases nothing was stored, except that a connection lost
+        during COMMIT leaves that open, which the events' dedupe keys make harmless.
+        """
+        while self._queued_events and self._queued_events + len(call.rows) > self._max_queue_events:
+            if not wait_for_room:
+                raise CallError(
+                    grpc.StatusCode.RESOURCE_EXHAUSTED,
+                    Reason.QUEUE_FULL,
+                    "too many events are waiting to be stored; nothing of this call was, send it again after the delay",
+                    retry_after_ms=500,
+                )
+            self._room.clear()
+            await self._room.wait()
+        if self._closing:
+            raise CallError(
+                grpc.StatusCode.UNAVAILABLE,
+                Reason.SHUTTING_DOWN,
+                "the server is shutting down; nothing was stored, send it again",
+                retry_after_ms=1000,
+            )
+        done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._queue.append((call, done))
+        self._queued_events += len(call.rows)
+        self._work.set()
+        return await done
+
+    async def close(self) -> None:
+        """Commits what is queued and ends the thread."""
+        self._closing = True
+        self._work.set()
+        await self._task
+        self._executor.shutdown()
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            if not self._queue:
+                if self._closing:
+                    return
+                self._work.clear()
+                await self._work.wait()
+                continue
+            group = self._next_group()
+            calls = [call for call, _ in group]
+            try:
+                outcomes: list[int | Exception] = [
+                    *await loop.run_in_executor(self._executor, self._commit, calls)
+                ]
+            except psycopg.DataError:
+                # One call's data broke the transaction of all: let each stand alone, so that only it fails.
+                _log.exception("a group of %d calls could not be stored; storing them one by one", len(group))
+                outcomes = await loop.run_in_executor(self._executor, self._one_by_one, calls)
+            except Exception as error:  # whatever happened, every caller must hear of it
+                outcomes = [error] * len(group)
+            for (call, done), outcome in zip(group, outcomes, strict=True):
+                self._queued_events -= len(call.rows)
+                if done.cancelled():
+                    continue
+                if isinstance(outcome, Exception):
+                    done.set_exception(outcome)
+                else:
+                    done.set_result(outcome)
+            self._room.set()
+
+    def _next_group(self) -> list[tuple[Incoming, asyncio.Future[int]]]:
+        group = [self._queue.popleft()]
+        events = len(group[0][0].rows)
+        while self._queue and events + len(self._queue[0][0].rows) <= MAX_GROUP_EVENTS:
+            group.append(self._queue.popleft())
+            events += len(group[-1][0].rows)
+        return group
+
+    def _one_by_one(self, calls: list[Incoming]) -> list[int | Exception]:
+        outcomes: list[int | Exception] = []
+        for call in calls:
+            try:
+                outcomes += self._commit([call])
+            except Exception as error:  # the caller of this one hears of it
+                outcomes.append(error)
+        return outcomes

@@ -1,0 +1,106 @@
+"""IngestService: authenticate, validate, commit, answer."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+from footfall.ingest.v1 import ingest_pb2, ingest_pb2_grpc
+
+from common.clock import Clock
+from common.errors import CallError, Reason
+from common.keys import KeyKind, KeyRing, metadata_value
+from common.sites import DISABLED, Site
+from ingest_svc.append import Incoming
+from ingest_svc.group_commit import GroupCommit
+from ingest_svc.validate import IngestRequest, check_batch
+from ingest_svc.wire import to_rows
+
+SERVICE = "footfall.ingest.v1.IngestService"
+
+_READ_AHEAD = 8
+"""Requests of one stream that may wait for their commit at once."""
+
+_HOW_TO_AUTHENTICATE = "a site's write key in the metadata x-write-key"
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
+    """Takes batches of events in; see protos/footfall/ingest/v1/ingest.proto."""
+
+    def __init__(self, keys: KeyRing, group_commit: GroupCommit, clock: Clock, max_batch_events: int) -> None:
+        self._keys = keys
+        self._group_commit = group_commit
+        self._clock = clock
+        self._max_batch_events = max_batch_events
+
+    async def IngestBatch(  # type: ignore[override]  # the stubs offer the base for both kinds of server
+        self, request: ingest_pb2.IngestBatchRequest, context: Context
+    ) -> ingest_pb2.IngestBatchResponse:
+        call, errors = self._prepare(request, await self._authenticate(context))
+        accepted = await self._group_commit.submit(call, wait_for_room=False) if call.rows else 0
+        return ingest_pb2.IngestBatchResponse(
+            accepted=accepted, duplicate=len(call.rows) - accepted, rejected=len(errors), errors=errors
+        )
+
+    async def IngestStream(  # type: ignore[override]  # as above
+        self, requests: AsyncIterator[ingest_pb2.IngestStreamRequest], context: Context
+    ) -> AsyncIterator[ingest_pb2.IngestStreamResponse]:
+        """Reads ahead while commits run; answers in order. A refused request ends the stream after the answers
+        to those before it, and none after it is looked at."""
+        waiting: asyncio.Queue[asyncio.Task[ingest_pb2.IngestStreamResponse] | None] = asyncio.Queue(
+            _READ_AHEAD
+        )
+        reader = asyncio.create_task(self._read(requests, context, waiting))
+        try:
+            while (answer := await waiting.get()) is not None:
+                yield await answer
+            await reader
+        finally:
+            reader.cancel()
+
+    async def _read(
+        self,
+        requests: AsyncIterator[ingest_pb2.IngestStreamRequest],
+        context: Context,
+        waiting: asyncio.Queue[asyncio.Task[ingest_pb2.IngestStreamResponse] | None],
+    ) -> None:
+        try:
+            async for request in requests:
+                call, errors = self._prepare(request, await self._authenticate(context))
+                await waiting.put(asyncio.create_task(self._answer(call, errors)))
+        finally:
+            await waiting.put(None)
+
+    async def _answer(
+        self, call: Incoming, errors: list[ingest_pb2.EventError]
+    ) -> ingest_pb2.IngestStreamResponse:
+        accepted = await self._group_commit.submit(call, wait_for_room=True) if call.rows else 0
+        return ingest_pb2.IngestStreamResponse(
+            accepted=accepted, duplicate=len(call.rows) - accepted, rejected=len(errors), errors=errors
+        )
+
+    def _prepare(self, request: IngestRequest, site: Site) -> tuple[Incoming, list[ingest_pb2.EventError]]:
+        check_batch(request, self._max_batch_events)
+        now = self._clock()
+        rows, errors = to_rows(request, site, now)
+        return Incoming(site, rows, now), errors
+
+    async def _authenticate(self, context: Context) -> Site:
+        sent = metadata_value(context, "x-write-key")
+        key = await self._keys.authenticate(sent, _HOW_TO_AUTHENTICATE, KeyKind.WRITE)
+        site = key.site
+        assert site is not None, "a write key is always a site's"
+        if site.status == DISABLED:
+            raise CallError(
+                grpc.StatusCode.PERMISSION_DENIED, Reason.SITE_DISABLED, f"site {site.slug!r} is disabled"
+            )
+        origin = metadata_value(context, "origin")
+        if origin is not None and site.allowed_origins and origin not in site.allowed_origins:
+            raise CallError(
+                grpc.StatusCode.PERMISSION_DENIED,
+                Reason.ORIGIN_NOT_ALLOWED,
+                f"origin {origin!r} may not send to this site; add it to the site's allowed_origins",
+            )
+        return site

@@ -1,0 +1,40 @@
+"""`python -m query_svc`: one query process, configured by FOOTFALL_* variables."""
+
+import asyncio
+
+from footfall.query.v1 import query_pb2_grpc
+
+from common.clock import system_clock
+from common.db import Database
+from common.keys import KeyRing
+from common.secrets_store import load_page_tokens
+from common.server import configure_logging, serve
+from common.settings import Settings
+from query_svc.servicer import SERVICE, QueryServicer
+
+
+async def main(settings: Settings) -> None:
+    """Serves until told to stop."""
+    db = Database(
+        settings.database_url,
+        application="footfall query",
+        pool_size=settings.pool_size,
+        statement_timeout_ms=settings.statement_timeout_ms,
+    )
+    servicer = QueryServicer(db, KeyRing(db, system_clock), load_page_tokens(db), system_clock)
+
+    async def stop() -> None:
+        db.close()
+
+    await serve(
+        settings,
+        SERVICE,
+        lambda server: query_pb2_grpc.add_QueryServiceServicer_to_server(servicer, server),
+        stop,
+    )
+
+
+if __name__ == "__main__":
+    settings = Settings()
+    configure_logging(settings)
+    asyncio.run(main(settings))

@@ -1,0 +1,114 @@
+"""The lists: raw events and sessions, newest first, page by page after a cursor."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import psycopg
+from footfall.query.v1 import query_pb2
+from psycopg.rows import namedtuple_row
+
+from common.page_tokens import PageTokens
+from common.paging import cut_page, page_size
+from common.sites import Site
+from common.timestamps import EPOCH, duration_micros
+from query_svc import wire
+from query_svc.requests import Range, optional_range
+
+# A page of events after the cursor, which is the last row of the page before.
+_EVENTS = """
+SELECT e.occurred_at, e.batch_id, e.ord, e.received_at, coalesce(e.event_id_text, e.event_id::text) AS event_id,
+       e.type, e.name, e.visitor_id, e.session_id, e.user_id, e.path, e.title, e.referrer, e.source, e.device,
+       e.browser, e.os, e.country, e.utm_source, e.utm_medium, e.utm_campaign, e.properties
+FROM events e
+WHERE e.site_id = %(site_id)s AND e.occurred_at >= %(start)s AND e.occurred_at < %(end)s
+  AND (e.occurred_at, e.batch_id, e.ord) < (%(at)s, %(batch_id)s, %(ord)s)
+ORDER BY e.occurred_at DESC, e.batch_id DESC, e.ord DESC LIMIT %(rows)s
+"""
+
+# A page of sessions after the cursor, with the names of their visitors.
+_SESSIONS = """
+SELECT s.started_at, s.visitor_no, s.session_id, s.ended_at, s.events, s.pageviews, s.new_visitor, s.entry_page,
+       s.exit_page, s.referrer, s.device, s.browser, s.os, s.country, s.utm_source, s.utm_medium, s.utm_campaign,
+       v.visitor_id, v.user_id
+FROM sessions s JOIN visitors v ON v.site_id = %(site_id)s AND v.visitor_no = s.visitor_no
+WHERE s.site_id = %(site_id)s AND s.started_at >= %(start)s AND s.started_at < %(end)s
+  AND (s.started_at, s.visitor_no, s.session_id) < (%(at)s, %(visitor_no)s, %(session_id)s)
+ORDER BY s.started_at DESC, s.visitor_no DESC, s.session_id DESC LIMIT %(rows)s
+"""
+
+Connection = psycopg.Connection[Any]
+
+
+def list_events(
+    connection: Connection, site: Site, request: query_pb2.ListEventsRequest, tokens: PageTokens
+) -> query_pb2.ListEventsResponse:
+    """ListEvents. Raises CallError for a request that makes no sense."""
+    asked, size = optional_range(request), page_size(request.page_size)
+    bound = ("ListEvents", site.slug, *_bounds(asked))
+    cursor = tokens.open(bound, request.page_token)
+    at, batch_id, ord_ = cursor or ("infinity", 0, 0)
+    parameters = {
+        **_parameters(site, asked, size),
+        "at": _instant(at),
+        "batch_id": batch_id,
+        "ord": ord_,
+    }
+    page, token = cut_page(
+        _rows(connection, _EVENTS, parameters),
+        size,
+        tokens,
+        bound,
+        lambda row: [_micros(row.occurred_at), row.batch_id, row.ord],
+    )
+    return query_pb2.ListEventsResponse(
+        events=[wire.event(row) for row in page], has_more=bool(token), next_page_token=token
+    )
+
+
+def list_sessions(
+    connection: Connection, site: Site, request: query_pb2.ListSessionsRequest, tokens: PageTokens
+) -> query_pb2.ListSessionsResponse:
+    """ListSessions. Raises CallError for a request that makes no sense."""
+    asked, size = optional_range(request), page_size(request.page_size)
+    bound = ("ListSessions", site.slug, *_bounds(asked))
+    cursor = tokens.open(bound, request.page_token)
+    at, visitor_no, session_id = cursor or ("infinity", 0, "")
+    parameters = {
+        **_parameters(site, asked, size),
+        "at": _instant(at),
+        "visitor_no": visitor_no,
+        "session_id": session_id,
+    }
+    page, token = cut_page(
+        _rows(connection, _SESSIONS, parameters),
+        size,
+        tokens,
+        bound,
+        lambda row: [_micros(row.started_at), row.visitor_no, row.session_id],
+    )
+    return query_pb2.ListSessionsResponse(
+        sessions=[wire.session(row) for row in page], has_more=bool(token), next_page_token=token
+    )
+
+
+def _rows(connection: Connection, statement: str, parameters: dict[str, Any]) -> list[Any]:
+    with connection.cursor(row_factory=namedtuple_row) as cursor:
+        return cursor.execute(statement, parameters).fetchall()
+
+
+def _parameters(site: Site, asked: Range | None, size: int) -> dict[str, Any]:
+    start, end = asked or ("-infinity", "infinity")
+    # One row more than the page tells whether another page follows.
+    return {"site_id": site.site_id, "start": start, "end": end, "rows": size + 1}
+
+
+def _bounds(asked: Range | None) -> tuple[str, ...]:
+    return tuple(bound.isoformat() for bound in asked or ())
+
+
+def _micros(instant: datetime) -> int:
+    return duration_micros(instant - EPOCH)
+
+
+def _instant(at: str | int) -> str | datetime:
+    return at if isinstance(at, str) else EPOCH + timedelta(microseconds=at)

@@ -1,0 +1,99 @@
+"""QueryService: authenticate, take a snapshot, ask the report."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+import grpc
+import psycopg
+from footfall.query.v1 import query_pb2, query_pb2_grpc
+
+from common.clock import Clock
+from common.db import Database
+from common.errors import Reason, invalid
+from common.keys import KeyKind, KeyRing, bearer
+from common.page_tokens import PageTokens
+from common.sites import Site, find_site
+from query_svc import listings, reports
+
+SERVICE = "footfall.query.v1.QueryService"
+
+_HOW_TO_AUTHENTICATE = "a read or admin key as authorization: Bearer <key>"
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Answer = TypeVar("Answer")
+
+
+class SiteRequest(Protocol):
+    """Every request of this service names its site."""
+
+    @property
+    def site(self) -> str: ...
+
+
+class QueryServicer(query_pb2_grpc.QueryServiceServicer):
+    """Answers questions about a site; see protos/footfall/query/v1/query.proto."""
+
+    def __init__(self, db: Database, keys: KeyRing, tokens: PageTokens, clock: Clock) -> None:
+        self._db = db
+        self._keys = keys
+        self._tokens = tokens
+        self._clock = clock
+
+    async def GetOverview(
+        self, request: query_pb2.GetOverviewRequest, context: Context
+    ) -> query_pb2.GetOverviewResponse:
+        now = self._clock()
+        return await self._ask(request, context, lambda c, site: reports.overview(c, site, request, now))
+
+    async def GetTimeseries(
+        self, request: query_pb2.GetTimeseriesRequest, context: Context
+    ) -> query_pb2.GetTimeseriesResponse:
+        now = self._clock()
+        return await self._ask(request, context, lambda c, site: reports.timeseries(c, site, request, now))
+
+    async def GetTop(self, request: query_pb2.GetTopRequest, context: Context) -> query_pb2.GetTopResponse:
+        now = self._clock()
+        return await self._ask(request, context, lambda c, site: reports.top(c, site, request, now))
+
+    async def GetPropertyBreakdown(
+        self, request: query_pb2.GetPropertyBreakdownRequest, context: Context
+    ) -> query_pb2.GetPropertyBreakdownResponse:
+        now = self._clock()
+        return await self._ask(
+            request, context, lambda c, site: reports.property_breakdown(c, site, request, now)
+        )
+
+    async def ListEvents(
+        self, request: query_pb2.ListEventsRequest, context: Context
+    ) -> query_pb2.ListEventsResponse:
+        return await self._ask(
+            request, context, lambda c, site: listings.list_events(c, site, request, self._tokens)
+        )
+
+    async def ListSessions(
+        self, request: query_pb2.ListSessionsRequest, context: Context
+    ) -> query_pb2.ListSessionsResponse:
+        return await self._ask(
+            request, context, lambda c, site: listings.list_sessions(c, site, request, self._tokens)
+        )
+
+    async def _ask(
+        self,
+        request: SiteRequest,
+        context: Context,
+        report: Callable[[psycopg.Connection[Any], Site], Answer],
+    ) -> Answer:
+        """Authenticates, then runs the report in one snapshot, off the event loop."""
+        key = await self._keys.authenticate(
+            bearer(context), _HOW_TO_AUTHENTICATE, KeyKind.READ, KeyKind.ADMIN
+        )
+        if not request.site:
+            raise invalid("site", Reason.FIELD_REQUIRED, "is empty; name a site by its slug")
+        key.authorize_site(request.site)
+
+        def ask() -> Answer:
+            with self._db.snapshot() as connection:
+                return report(connection, find_site(connection, request.site))
+
+        return await asyncio.to_thread(ask)

@@ -1,0 +1,128 @@
+"""The two sources of every number, as SQL: rollups for whole hours, raw events and sessions for the edges.
+
+Each statement reads both in the snapshot it is run in. `hours` and `edges` are the pieces of a range
+plan; `n` is the bucket a piece belongs to.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from common.db import HOUR
+from common.dimensions import Dimension, EventDimension
+from query_svc.range_plan import Piece, RangePlan
+
+COUNTED = """
+NOT EXISTS (
+    SELECT FROM pending_batches p
+    WHERE p.site_id = e.site_id AND p.batch_id = e.batch_id AND e.ord BETWEEN p.first_ord AND p.last_ord
+)
+AND NOT EXISTS (
+    SELECT FROM failed_events f WHERE f.site_id = e.site_id AND f.batch_id = e.batch_id AND f.ord = e.ord
+)
+"""
+"""Of an event e: it is aggregated, so that raw reads agree with the rollups."""
+
+_HOURS = "unnest(%(hours_n)s::int[], %(hours_start)s::timestamptz[], %(hours_end)s::timestamptz[])"
+_EDGES = "unnest(%(edges_n)s::int[], %(edges_start)s::timestamptz[], %(edges_end)s::timestamptz[])"
+
+_ROLLUPS = f"""
+FROM {_HOURS} AS h (n, start, stop)
+JOIN rollup_shards r ON r.site_id = %(site_id)s AND r.interval = {HOUR} AND r.dimension = %(dimension)s
+  AND r.bucket_start >= h.start AND r.bucket_start < h.stop
+"""
+
+_EVENTS = f"""
+FROM {_EDGES} AS g (n, start, stop)
+JOIN events e ON e.site_id = %(site_id)s AND e.occurred_at >= g.start AND e.occurred_at < g.stop
+"""
+
+_SESSIONS = f"""
+FROM {_EDGES} AS g (n, start, stop)
+JOIN sessions s ON s.site_id = %(site_id)s AND s.started_at >= g.start AND s.started_at < g.stop
+"""
+
+_SUMS = """
+sum(events)::bigint AS events, sum(pageviews)::bigint AS pageviews, sum(sessions)::bigint AS sessions,
+sum(bounces)::bigint AS bounces, sum(duration_us)::bigint AS duration_us, sum(new_visitors)::bigint AS new_visitors
+"""
+
+_SESSION_COUNTERS = """
+1 AS sessions, (s.pageviews <= 1)::int AS bounces,
+(extract(epoch FROM s.ended_at - s.started_at) * 1000000)::bigint AS duration_us, s.new_visitor::int AS new_visitors
+"""
+
+
+def parameters(site_id: int, dimension: Dimension, plan: RangePlan) -> dict[str, Any]:
+    """What the statements of this module take."""
+    return {
+        "site_id": site_id,
+        "dimension": dimension.number,
+        **_piece_arrays("hours", plan.hours),
+        **_piece_arrays("edges", plan.edges),
+    }
+
+
+def counters_per_bucket(dimension: Dimension) -> str:
+    """n and the six counters of every bucket that has any."""
+    return f"SELECT n, {_SUMS} FROM ({_counter_parts(dimension)}) AS part GROUP BY n"
+
+
+def counters_per_key(dimension: Dimension, order: str | None) -> str:
+    """key and the six counters of every key with something to count; the first %(limit)s by `order` if given.
+
+    `order` is an SQL expression over the counters, descending; ties go by key.
+    """
+    ranking = f'ORDER BY {order} DESC, key COLLATE "C" LIMIT %(limit)s' if order else ""
+    return f"""
+    SELECT * FROM (SELECT key, {_SUMS} FROM ({_counter_parts(dimension)}) AS part GROUP BY key) AS total
+    WHERE events <> 0 OR sessions <> 0 {ranking}
+    """
+
+
+def visitor_rows(dimension: Dimension, *, some_keys: bool) -> str:
+    """n, key and the visitors' bytes of every rollup row; with `some_keys` only of %(keys)s."""
+    only = "AND r.key = ANY(%(keys)s)" if some_keys else ""
+    return f"SELECT h.n, r.key, r.visitors {_ROLLUPS} WHERE r.visitors IS NOT NULL {only}"
+
+
+def edge_visitors(dimension: Dimension, *, some_keys: bool) -> str:
+    """n, key and visitor number, each once, of the edges; with `some_keys` only of %(keys)s."""
+    if isinstance(dimension, EventDimension):
+        only = f"AND {dimension.sql} = ANY(%(keys)s)" if some_keys else f"AND {dimension.sql} IS NOT NULL"
+        return f"""
+        SELECT DISTINCT g.n, {dimension.sql} AS key, v.visitor_no {_EVENTS}
+        JOIN visitors v ON v.site_id = %(site_id)s AND v.visitor_id = e.visitor_id
+        WHERE {COUNTED} {only}
+        """
+    column = f"s.{dimension.column}"
+    only = f"{column} = ANY(%(keys)s)" if some_keys else f"{column} IS NOT NULL"
+    return f"SELECT DISTINCT g.n, {column} AS key, s.visitor_no {_SESSIONS} WHERE {only}"
+
+
+def _counter_parts(dimension: Dimension) -> str:
+    """n, key and counters of each rollup row, of each raw event and of each session of the edges."""
+    rollups = f"""
+    SELECT h.n, r.key, r.events, r.pageviews, r.sessions, r.bounces, r.duration_us, r.new_visitors {_ROLLUPS}
+    """
+    if not isinstance(dimension, EventDimension):
+        column = f"s.{dimension.column}"
+        return f"""
+        {rollups} UNION ALL
+        SELECT g.n, {column} AS key, s.events, s.pageviews, {_SESSION_COUNTERS} {_SESSIONS} WHERE {column} IS NOT NULL
+        """
+    column = f"s.{dimension.column}" if dimension.column else "''"
+    return f"""
+    {rollups} UNION ALL
+    SELECT g.n, {dimension.sql} AS key, 1 AS events, (e.type = 1)::int AS pageviews, 0, 0, 0, 0 {_EVENTS}
+    WHERE {dimension.sql} IS NOT NULL AND {COUNTED} UNION ALL
+    SELECT g.n, {column} AS key, 0 AS events, 0 AS pageviews, {_SESSION_COUNTERS} {_SESSIONS}
+    WHERE {column} IS NOT NULL
+    """
+
+
+def _piece_arrays(name: str, pieces: Sequence[Piece]) -> dict[str, list[Any]]:
+    return {
+        f"{name}_n": [piece.bucket for piece in pieces],
+        f"{name}_start": [piece.start for piece in pieces],
+        f"{name}_end": [piece.end for piece in pieces],
+    }

@@ -1,0 +1,99 @@
+"""Rows → messages. Pure."""
+
+from datetime import datetime
+from typing import Any
+
+from footfall.query.v1 import query_pb2
+from footfall.type.v1 import event_pb2, time_range_pb2
+from google.protobuf import json_format
+
+from common.dimensions import EVENT
+from common.timestamps import duration_micros, to_duration, to_timestamp
+from query_svc.measure import Counters
+from query_svc.requests import Range
+
+EVENT_KEY_SQL = EVENT.sql
+_CONTEXT = ("device", "browser", "os", "country", "utm_source", "utm_medium", "utm_campaign")
+
+
+def metrics(counters: Counters, visitors: int) -> query_pb2.Metrics:
+    """The metrics of a bucket or key."""
+    sessions = counters.sessions
+    return query_pb2.Metrics(
+        events=counters.events,
+        pageviews=counters.pageviews,
+        sessions=sessions,
+        visitors=visitors,
+        new_visitors=counters.new_visitors,
+        bounce_rate=counters.bounces / sessions if sessions else 0.0,
+        average_session_duration=to_duration(round(counters.duration_us / sessions) if sessions else 0),
+    )
+
+
+def bucket(start: datetime, counters: Counters, visitors: int) -> query_pb2.TimeBucket:
+    """One bucket of a timeseries."""
+    return query_pb2.TimeBucket(start_time=to_timestamp(start), metrics=metrics(counters, visitors))
+
+
+def top_row(key: str, counters: Counters, visitors: int) -> query_pb2.TopRow:
+    """One row of a top list."""
+    return query_pb2.TopRow(key=key, metrics=metrics(counters, visitors))
+
+
+def metadata(
+    asked: Range, *, aggregated_through: datetime, pending: int, failed: int
+) -> query_pb2.ReportMetadata:
+    """What a report's numbers stand on; nothing has left yet, so every range is answered exactly."""
+    start, end = asked
+    return query_pb2.ReportMetadata(
+        effective_range=time_range_pb2.TimeRange(start_time=to_timestamp(start), end_time=to_timestamp(end)),
+        exact=True,
+        aggregated_through=to_timestamp(aggregated_through),
+        pending_events=pending,
+        failed_events=failed,
+    )
+
+
+def event(row: Any) -> query_pb2.Event:
+    """A row of the list of events."""
+    message = query_pb2.Event(
+        event_id=row.event_id,
+        type=row.type,
+        name=row.name or "",
+        occurred_at=to_timestamp(row.occurred_at),
+        visitor_id=row.visitor_id,
+        session_id=row.session_id or "",
+        user_id=row.user_id or "",
+        path=row.path or "",
+        title=row.title or "",
+        referrer=row.referrer or "",
+        context=_context(row, source=row.source or ""),
+        received_at=to_timestamp(row.received_at),
+    )
+    if row.properties is not None:
+        json_format.ParseDict(row.properties, message.properties)
+    return message
+
+
+def session(row: Any) -> query_pb2.Session:
+    """A row of the list of sessions."""
+    return query_pb2.Session(
+        session_id=row.session_id,
+        visitor_id=row.visitor_id,
+        user_id=row.user_id or "",
+        start_time=to_timestamp(row.started_at),
+        end_time=to_timestamp(row.ended_at),
+        duration=to_duration(duration_micros(row.ended_at - row.started_at)),
+        events=row.events,
+        pageviews=row.pageviews,
+        bounce=row.pageviews <= 1,
+        new_visitor=row.new_visitor,
+        entry_page=row.entry_page or "",
+        exit_page=row.exit_page or "",
+        referrer=row.referrer or "",
+        context=_context(row),
+    )
+
+
+def _context(row: Any, source: str = "") -> event_pb2.Context:
+    return event_pb2.Context(source=source, **{name: getattr(row, name) or "" for name in _CONTEXT})

@@ -1,0 +1,333 @@
+"""Which lines of an access log are pageviews, and whose."""
+
+import gzip
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cli.access_log import (
+    MAX_LINE_BYTES,
+    STATIC_EXTENSIONS,
+    EventIds,
+    LogFile,
+    Request,
+    SkipReason,
+    parse_line,
+)
+
+REAL_LOG = Path(__file__).parents[2] / "examples" / "semicomplete-2015-05.access.log.gz"
+BROWSER = b"Mozilla/5.0 (X11; Linux x86_64; rv:24.0) Gecko/20140205 Firefox/24.0"
+NOON = datetime(2015, 5, 17, 12, tzinfo=UTC)
+
+
+def line(
+    *,
+    client: bytes = b"192.0.2.1 - -",
+    time: bytes = b"17/May/2015:10:05:03 +0000",
+    request: bytes = b"GET /blog/ HTTP/1.1",
+    status: bytes = b"200",
+    referrer: bytes = b"-",
+    user_agent: bytes = BROWSER,
+) -> bytes:
+    return b'%s [%s] "%s" %s 123 "%s" "%s"' % (client, time, request, status, referrer, user_agent)
+
+
+def parsed(text: bytes) -> Request:
+    request = parse_line(text)
+    assert request is not None
+    return request
+
+
+def test_every_line_of_the_real_log_is_read_but_the_one_that_is_cut_off() -> None:
+    """9,999 of 10,000 lines are well-formed; the other ends inside its user agent."""
+    with LogFile(REAL_LOG) as log:
+        lines = list(log)
+        assert log.position == log.size
+        assert not log.damage
+    malformed = [text for text in lines if parse_line(text) is None]
+    assert len(lines) == 10_000
+    assert len(malformed) == 1
+    assert malformed[0].endswith(b"+http://www.google.com/bot.html")
+
+
+def test_a_line_gives_what_the_client_sent() -> None:
+    """All fields stand in their places; "-" means absent."""
+    request = parsed(line(request=b"GET /a%20b?x=1&y=%2F HTTP/1.1", referrer=b"http://example.com/?q=1"))
+    assert request.address == "192.0.2.1"
+    assert (request.method, request.target, request.status) == ("GET", "/a%20b?x=1&y=%2F", 200)
+    assert request.path == "/a%20b"
+    assert request.referrer == "http://example.com/?q=1"
+    assert request.user_agent == BROWSER.decode()
+    assert parsed(line(user_agent=b"-", referrer=b"-"))[-2:] == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("offset", "hour"), [(b"+0000", 10), (b"-0700", 17), (b"+0530", 4), (b"+1400", -4), (b"-0030", 10)]
+)
+def test_the_time_is_of_the_lines_own_offset(offset: bytes, hour: int) -> None:
+    """An instant is the line's clock minus the line's offset."""
+    minutes = {b"+0530": 35, b"-0030": 35}.get(offset, 5)
+    expected = datetime(2015, 5, 17, tzinfo=UTC) + timedelta(hours=hour, minutes=minutes, seconds=3)
+    assert parsed(line(time=b"17/May/2015:10:05:03 " + offset)).time == expected
+
+
+@pytest.mark.parametrize(
+    "client",
+    [
+        b"2001:db8::1 - -",
+        b"::1 - frank",
+        b"192.0.2.1 - Jane van Doe",
+        b"192.0.2.1 ident user [admin]",
+        b"192.0.2.1 - ",
+        b"host.example.com - -",
+    ],
+)
+def test_clients_of_every_kind_are_read(client: bytes) -> None:
+    """IPv6, host names, user names that are missing, hold spaces or brackets."""
+    assert parsed(line(client=client)).address == client.split()[0].decode()
+
+
+def test_a_virtual_host_in_front_is_not_taken_for_the_client() -> None:
+    """Debian's vhost_combined format puts host:port first."""
+    assert parsed(line(client=b"www.example.com:443 192.0.2.1 - -")).address == "192.0.2.1"
+
+
+def test_fields_after_the_user_agent_do_not_matter() -> None:
+    """Servers add the time taken, a request id and the like."""
+    assert parsed(line() + b' 0.003 "id"') == parsed(line())
+
+
+def test_escapes_of_the_log_are_undone() -> None:
+    """Quotes, backslashes and bytes come back as the client sent them, in Apache's and nginx's way."""
+    request = parsed(line(user_agent=rb"a \"b\" \\c\\ \x22d\x22", referrer=rb"/\xc3\xa4\t\q"))
+    assert request.user_agent == 'a "b" \\c\\ "d"'
+    assert request.referrer == "/ä\t\\q"
+
+
+def test_text_of_an_unknown_encoding_is_kept_apart_and_never_holds_a_nul() -> None:
+    """Escapes that make no UTF-8 stay escapes; raw bytes that are none, and escaped NULs, are replaced."""
+    assert parsed(line(referrer=rb"/\xe4\xe5")).referrer == r"/\xe4\xe5"
+    assert parsed(line(referrer=b"/\xe4\xe5")).referrer == "/\ufffd\ufffd"
+    assert parsed(line(referrer=rb"/\x00")).referrer == "/\ufffd"
+
+
+@pytest.mark.parametrize(
+    ("request_line", "method", "path"),
+    [
+        (b"-", "-", ""),
+        (b"", "", ""),
+        (rb"\x16\x03\x01\x00", "\x16\x03\x01\ufffd", ""),
+        (b"GET /", "GET", "/"),
+        (b"GET /two words HTTP/1.0", "GET", "/two words"),
+        (b"GET /?a HTTP/1.0?b HTTP/2.0", "GET", "/"),
+        (b"GET http://example.com/x/y?z HTTP/1.1", "GET", "/x/y"),
+        (b"GET http://example.com HTTP/1.1", "GET", "/"),
+        (b"OPTIONS * HTTP/1.1", "OPTIONS", "*"),
+    ],
+)
+def test_odd_request_lines_are_requests_all_the_same(request_line: bytes, method: str, path: str) -> None:
+    """The log's line is well-formed whatever the client asked."""
+    request = parsed(line(request=request_line))
+    assert (request.method, request.path) == (method, path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"\x80\x81\xff",
+        line()[:-1],
+        line().rpartition(b' "')[0],
+        line(client=b"192.0.2.1"),
+        line(time=b"32/May/2015:10:05:03 +0000"),
+        line(time=b"17/Foo/2015:10:05:03 +0000"),
+        line(time=b"17/May/1969:10:05:03 +0000"),
+        line(time=b"17/May/2015:10:05:03 +9900"),
+        line(time=b"17/May/2015:10:05:03"),
+        line(status=b"20"),
+        line(referrer=b"\0"),
+        line(user_agent=b'a "b" c'),
+        line(user_agent=b"x" * MAX_LINE_BYTES),
+    ],
+)
+def test_what_is_no_line_of_the_format_is_malformed(text: bytes) -> None:
+    """Cut off, binary, with a NUL, a time that never was, quotes that are not escaped, or too long."""
+    assert parse_line(text) is None
+
+
+@given(st.binary(max_size=300), st.integers(0, 200), st.integers(0, 200))
+def test_no_bytes_make_the_parser_raise(noise: bytes, start: int, length: int) -> None:
+    """Whatever stands in a log, the parser answers, and its texts can be sent as UTF-8 without a NUL."""
+    text = line(request=b"GET /a HTTP/1.1" + noise[:20])
+    request = parse_line(text[:start] + noise + text[start + length :])
+    for field in (request.path, request.referrer, request.user_agent) if request else ():
+        assert "\0" not in field
+        field.encode()
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({}, None),
+        ({"status": b"204"}, None),
+        ({"status": b"304"}, None),
+        ({"status": b"301"}, SkipReason.STATUS),
+        ({"status": b"199"}, SkipReason.STATUS),
+        ({"status": b"404"}, SkipReason.STATUS),
+        ({"status": b"-"}, SkipReason.STATUS),
+        ({"request": b"HEAD / HTTP/1.1"}, SkipReason.NOT_GET),
+        ({"request": b"get / HTTP/1.1"}, SkipReason.NOT_GET),
+        ({"request": b"POST /a.css HTTP/1.1", "status": b"404"}, SkipReason.NOT_GET),
+        ({"request": b"GET /A.CsS HTTP/1.1"}, SkipReason.STATIC_ASSET),
+        ({"request": b"GET /a.tar.gz?b=c HTTP/1.1"}, SkipReason.STATIC_ASSET),
+        ({"request": b"GET /a?file=b.css HTTP/1.1"}, None),
+        ({"request": b"GET /a.css/ HTTP/1.1"}, None),
+        ({"request": b"GET /css HTTP/1.1"}, None),
+    ],
+)
+def test_a_pageview_is_a_get_that_worked_and_is_no_asset(
+    fields: dict[str, bytes], reason: SkipReason | None
+) -> None:
+    """Method, then status, then the end of the path without its query decide."""
+    assert parsed(line(**fields)).skip_reason is reason
+
+
+@pytest.mark.parametrize("extension", STATIC_EXTENSIONS)
+def test_every_listed_extension_is_an_asset_in_any_case(extension: str) -> None:
+    """Upper case does not make a page of an image."""
+    for spelled in (extension, extension.upper(), extension.title()):
+        assert (
+            parsed(line(request=b"GET /x%s HTTP/1.1" % spelled.encode())).skip_reason
+            is SkipReason.STATIC_ASSET
+        )
+
+
+def test_a_visitor_is_an_address_with_a_user_agent_and_nothing_else() -> None:
+    """The id depends on both, on nothing else, and never on where one ends and the other begins."""
+    one = parsed(line(client=b"192.0.2.1 - -", user_agent=b"1agent"))
+    same = parsed(line(client=b"192.0.2.1 - jane", request=b"GET /other HTTP/1.1", user_agent=b"1agent"))
+    shifted = parsed(line(client=b"192.0.2.11 - -", user_agent=b"agent"))
+    assert one.visitor_id == same.visitor_id != shifted.visitor_id
+    assert len(one.visitor_id) == 32
+
+
+def test_equal_lines_are_requests_of_their_own_and_reading_again_gives_the_same_ids() -> None:
+    """Ids repeat from one reading to the next and within one reading never do."""
+    lines = [line(), line(), line(referrer=b"/x"), line()]
+
+    def read() -> list[str]:
+        ids = EventIds()
+        return [ids.next_id(text, parsed(text).time) for text in lines]
+
+    first = read()
+    assert len(set(first)) == 4
+    assert read() == first
+
+
+def test_event_ids_are_uuids_in_the_order_of_time() -> None:
+    """A UUIDv7 that begins with the line's millisecond."""
+    ids = EventIds()
+    found = [
+        UUID(ids.next_id(b"line %d" % second, NOON + timedelta(seconds=second))) for second in range(100)
+    ]
+    assert found == sorted(found)
+    assert all(event_id.version == 7 and event_id.variant == "specified in RFC 4122" for event_id in found)
+    assert found[0].int >> 80 == NOON.timestamp() * 1000
+
+
+def test_event_ids_remember_a_bounded_number_of_lines() -> None:
+    """A line is known among the last `remembered` different ones; the memory holds no more than twice as many."""
+    ids = EventIds(remembered=10)
+    first = ids.next_id(b"x", NOON)
+    for number in range(9):
+        ids.next_id(b"%d" % number, NOON)
+    assert ids.next_id(b"x", NOON) != first
+    for number in range(100):
+        ids.next_id(b"again %d" % number, NOON)
+    assert ids.next_id(b"x", NOON) == first
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_files_are_read_plain_or_gzip_whatever_their_name(tmp_path: Path, packed: bool) -> None:
+    """The first bytes tell gzip; line breaks of both kinds and a missing last one are fine."""
+    text = line() + b"\r\n" + line(referrer=b"/x") + b"\n" + line(referrer=b"/y")
+    path = tmp_path / "log.txt"
+    path.write_bytes(gzip.compress(text) if packed else text)
+    with LogFile(path) as log:
+        assert list(log) == text.splitlines()
+        assert not log.damage
+
+
+def test_an_empty_file_has_no_lines(tmp_path: Path) -> None:
+    """And that is no damage."""
+    path = tmp_path / "log"
+    path.touch()
+    with LogFile(path) as log:
+        assert (list(log), log.size, log.damage) == ([], 0, "")
+
+
+def test_a_truncated_gzip_file_gives_what_comes_before_the_cut(tmp_path: Path) -> None:
+    """Its lines are those of the whole file from the first on, and the damage is told."""
+    path = tmp_path / "cut.gz"
+    path.write_bytes(REAL_LOG.read_bytes()[:100_000])
+    with LogFile(path) as log, LogFile(REAL_LOG) as whole:
+        lines = list(log)
+        assert lines == list(whole)[: len(lines)]
+        assert len(lines) > 4_000
+        assert "ended before" in log.damage
+
+
+def test_a_spoilt_gzip_file_does_not_raise(tmp_path: Path) -> None:
+    """Bytes that were changed, or that follow the end, are told as damage."""
+    packed = bytearray(REAL_LOG.read_bytes())
+    packed[50_000:50_100] = bytes(100)
+    (tmp_path / "spoilt").write_bytes(packed)
+    (tmp_path / "followed").write_bytes(gzip.compress(line() + b"\n") + b"garbage")
+    with LogFile(tmp_path / "spoilt") as log:
+        assert len(list(log)) > 1_000
+        assert log.damage
+    with LogFile(tmp_path / "followed") as log:
+        assert list(log) == [line()]
+        assert log.damage
+
+
+def test_a_binary_file_is_all_malformed(tmp_path: Path) -> None:
+    """No random bytes make a request."""
+    path = tmp_path / "binary"
+    path.write_bytes(os.urandom(200_000))
+    with LogFile(path) as log:
+        assert not any(parse_line(text) for text in log)
+
+
+@pytest.mark.parametrize("ending", [b"\n" + line() + b"\n", b""])
+def test_a_line_without_an_end_is_one_malformed_line_and_its_neighbours_are_kept(
+    tmp_path: Path, ending: bytes
+) -> None:
+    """Of an overlong line only the first 64 KiB are ever held."""
+    path = tmp_path / "long"
+    path.write_bytes(line() + b"\n" + b"x" * (5 * MAX_LINE_BYTES) + ending)
+    with LogFile(path) as log:
+        found = [(len(text), parse_line(text) is not None) for text in log]
+    good = (len(line()), True)
+    assert found == [good, (MAX_LINE_BYTES + 1, False)] + [good] * bool(ending)
+
+
+def test_a_line_of_exactly_the_longest_length_is_kept(tmp_path: Path) -> None:
+    """64 KiB without the line break is not too long."""
+    longest = line(user_agent=b"x" * (MAX_LINE_BYTES - len(line(user_agent=b""))))
+    path = tmp_path / "log"
+    path.write_bytes(longest + b"\n" + line() + b"\n")
+    with LogFile(path) as log:
+        assert [parse_line(text) is not None for text in log] == [True, True]
+
+
+@pytest.mark.parametrize("path", ["missing", "."])
+def test_what_is_no_file_cannot_be_opened(tmp_path: Path, path: str) -> None:
+    """OSError says why."""
+    with pytest.raises(OSError, match=r"No such file|Is a directory"):
+        LogFile(tmp_path / path)

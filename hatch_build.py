@@ -7,7 +7,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
-class GenerateProtobuf(BuildHookInterface):  # type: ignore[type-arg]  # hatchling exports no config type
+class GenerateProtobuf(BuildHookInterface):
     """Writes `*_pb2.py`, `*_pb2_grpc.py` and their stubs beside each `.proto`."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:

@@ -44,6 +44,6 @@ async def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    settings = Settings()
+    settings = Settings.from_environment()
     configure_logging(settings)
     asyncio.run(main(settings))

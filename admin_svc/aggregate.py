@@ -118,9 +118,7 @@ class Aggregator:
             with connection.transaction():
                 if not lock_lane(connection, site_id, lane, wait_ms=0):
                     return Page()
-                return Page(
-                    failed=record_failure(connection, site_id, lane, claimed, now, error), worked=True
-                )
+                return Page(failed=record_failure(connection, site_id, lane, claimed, now, error), worked=True)
 
 
 def aggregate_batches(

@@ -78,9 +78,7 @@ def end_key(connection: sa.Connection, key_id: int, now: datetime) -> Row:
     """Ends the key now unless it has ended; returns its row. Raises CallError (NOT_FOUND)."""
     connection.execute(
         sa.update(api_keys)
-        .where(
-            api_keys.c.key_id == key_id, sa.or_(api_keys.c.expires_at.is_(None), api_keys.c.expires_at > now)
-        )
+        .where(api_keys.c.key_id == key_id, sa.or_(api_keys.c.expires_at.is_(None), api_keys.c.expires_at > now))
         .values(expires_at=now)
     )
     return get_key(connection, key_id)
@@ -94,9 +92,7 @@ def get_key(connection: sa.Connection, key_id: int) -> Row:
     return row
 
 
-def list_keys(
-    connection: sa.Connection, site_id: int | None, after: int, now: datetime, count: int
-) -> list[Row]:
+def list_keys(connection: sa.Connection, site_id: int | None, after: int, now: datetime, count: int) -> list[Row]:
     """Up to `count` keys that have not ended, with ids over `after`, ascending."""
     select = _select().where(
         api_keys.c.key_id > after, sa.or_(api_keys.c.expires_at.is_(None), api_keys.c.expires_at > now)

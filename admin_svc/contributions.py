@@ -73,9 +73,7 @@ def session_contributions(session: Session) -> list[Contribution]:
     for number, page in ((ENTRY_PAGE.number, session.entry_page), (EXIT_PAGE.number, session.exit_page)):
         if page is not None:
             found.append(
-                Contribution(
-                    (number, hour, page), session.events, session.pageviews, 1, bounce, duration, new, True
-                )
+                Contribution((number, hour, page), session.events, session.pageviews, 1, bounce, duration, new, True)
             )
     return found
 

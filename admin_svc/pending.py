@@ -128,16 +128,12 @@ def backlog(connection: Connection, site_id: int, now: datetime) -> tuple[int, i
 def lock_lane(connection: Connection, site_id: int, lane: int, *, wait_ms: int) -> bool:
     """Takes the lane for the rest of the transaction, waiting at most `wait_ms`; False if another has it."""
     if not wait_ms:
-        row = connection.execute(
-            "SELECT pg_try_advisory_xact_lock(%s, %s)", lane_lock(site_id, lane)
-        ).fetchone()
+        row = connection.execute("SELECT pg_try_advisory_xact_lock(%s, %s)", lane_lock(site_id, lane)).fetchone()
         assert row is not None
         return bool(row[0])
     connection.execute("SELECT set_config('lock_timeout', %s, true)", (f"{wait_ms}ms",))
     try:
-        with (
-            connection.transaction()
-        ):  # a savepoint: running out of patience must not end the page's transaction
+        with connection.transaction():  # a savepoint: running out of patience must not end the page's transaction
             connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", lane_lock(site_id, lane))
     except psycopg.errors.LockNotAvailable:
         return False

@@ -34,18 +34,14 @@ Result = TypeVar("Result")
 class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
     """Sites, keys and maintenance; see protos/footfall/admin/v1/admin.proto."""
 
-    def __init__(
-        self, db: Database, keys: KeyRing, tokens: PageTokens, aggregator: Aggregator, clock: Clock
-    ) -> None:
+    def __init__(self, db: Database, keys: KeyRing, tokens: PageTokens, aggregator: Aggregator, clock: Clock) -> None:
         self._db = db
         self._keys = keys
         self._tokens = tokens
         self._aggregator = aggregator
         self._clock = clock
 
-    async def CreateSite(
-        self, request: admin_pb2.CreateSiteRequest, context: Context
-    ) -> admin_pb2.CreateSiteResponse:
+    async def CreateSite(self, request: admin_pb2.CreateSiteRequest, context: Context) -> admin_pb2.CreateSiteResponse:
         await self._authenticate(context)
 
         def create(connection: sa.Connection) -> admin_pb2.CreateSiteResponse:
@@ -57,9 +53,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
 
         return await self._transact(create)
 
-    async def EnsureSite(
-        self, request: admin_pb2.EnsureSiteRequest, context: Context
-    ) -> admin_pb2.EnsureSiteResponse:
+    async def EnsureSite(self, request: admin_pb2.EnsureSiteRequest, context: Context) -> admin_pb2.EnsureSiteResponse:
         await self._authenticate(context)
 
         def ensure(connection: sa.Connection) -> admin_pb2.EnsureSiteResponse:
@@ -77,9 +71,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         row = await self._transact(lambda connection: sites.get_site(connection, request.site))
         return admin_pb2.GetSiteResponse(site=sites.to_proto(row))
 
-    async def ListSites(
-        self, request: admin_pb2.ListSitesRequest, context: Context
-    ) -> admin_pb2.ListSitesResponse:
+    async def ListSites(self, request: admin_pb2.ListSitesRequest, context: Context) -> admin_pb2.ListSitesResponse:
         await self._authenticate(context)
         size, bound = page_size(request.page_size), ("ListSites",)
         after = self._tokens.open(bound, request.page_token) or [""]
@@ -89,14 +81,10 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             sites=[sites.to_proto(row) for row in page], has_more=bool(token), next_page_token=token
         )
 
-    async def UpdateSite(
-        self, request: admin_pb2.UpdateSiteRequest, context: Context
-    ) -> admin_pb2.UpdateSiteResponse:
+    async def UpdateSite(self, request: admin_pb2.UpdateSiteRequest, context: Context) -> admin_pb2.UpdateSiteResponse:
         await self._authenticate(context)
         row = await self._transact(
-            lambda connection: sites.update_site(
-                connection, request.site, request.update_mask.paths, self._clock()
-            ),
+            lambda connection: sites.update_site(connection, request.site, request.update_mask.paths, self._clock()),
         )
         return admin_pb2.UpdateSiteResponse(site=sites.to_proto(row))
 
@@ -118,23 +106,19 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         self, request: admin_pb2.CreateApiKeyRequest, context: Context
     ) -> admin_pb2.CreateApiKeyResponse:
         await self._authenticate(context)
-        if request.kind not in tuple(KeyKind):
+        if int(request.kind) not in tuple(KeyKind):
             raise invalid("kind", Reason.VALUE_UNKNOWN, "must be WRITE, READ or ADMIN")
         kind = KeyKind(request.kind)
         if kind is KeyKind.WRITE and not request.site:
             raise invalid("site", Reason.FIELD_REQUIRED, "is empty; a write key is for one site")
         if kind is KeyKind.ADMIN and request.site:
-            raise invalid(
-                "site", Reason.SITE_NOT_ALLOWED_HERE, "must be empty; an admin key is for all sites"
-            )
+            raise invalid("site", Reason.SITE_NOT_ALLOWED_HERE, "must be empty; an admin key is for all sites")
         name = site_settings.check_name("name", request.name)
         ttl = None
         if request.HasField("ttl"):
             ttl = timedelta(microseconds=site_settings.micros_of("ttl", request.ttl))
             if not timedelta(0) < ttl <= _MAX_TTL:
-                raise invalid(
-                    "ttl", Reason.VALUE_OUT_OF_RANGE, f"must be more than 0 and at most {_MAX_TTL.days} days"
-                )
+                raise invalid("ttl", Reason.VALUE_OUT_OF_RANGE, f"must be more than 0 and at most {_MAX_TTL.days} days")
 
         def create(connection: sa.Connection) -> admin_pb2.CreateApiKeyResponse:
             site_id = sites.get_site(connection, request.site).site_id if request.site else None
@@ -156,9 +140,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             site_id = sites.get_site(connection, request.site).site_id if request.site else None
             return api_keys.list_keys(connection, site_id, int(after[0]), self._clock(), size + 1)
 
-        page, token = cut_page(
-            await self._transact(read), size, self._tokens, bound, lambda row: [row.key_id]
-        )
+        page, token = cut_page(await self._transact(read), size, self._tokens, bound, lambda row: [row.key_id])
         return admin_pb2.ListApiKeysResponse(
             api_keys=[api_keys.to_proto(row) for row in page], has_more=bool(token), next_page_token=token
         )

@@ -41,9 +41,7 @@ _TYPES = {
     "exit_event_id": "uuid",
     "new_visitor": "bool",
 }
-_SELECT = ", ".join(
-    f"s.{column}::text" if _TYPES.get(column) == "uuid" else f"s.{column}" for column in _COLUMNS
-)
+_SELECT = ", ".join(f"s.{column}::text" if _TYPES.get(column) == "uuid" else f"s.{column}" for column in _COLUMNS)
 
 # The sessions of each stream that its new events may touch: those that start inside the window, and the
 # one that starts last before it (which may reach into it).
@@ -150,7 +148,7 @@ def replace_sessions(
 
 
 def _session(row: tuple[Any, ...]) -> Session:
-    return Session(*row[:_FIRST_KEY], row[_FIRST_KEY:_AFTER_KEYS], *row[_AFTER_KEYS:])
+    return Session._make((*row[:_FIRST_KEY], row[_FIRST_KEY:_AFTER_KEYS], *row[_AFTER_KEYS:]))
 
 
 def _row(session: Session) -> tuple[Any, ...]:

@@ -128,9 +128,7 @@ def _days(path: str, settings: admin_pb2.SiteSettings, field: str) -> int | None
         return None
     days: int = getattr(settings, field)
     if not 1 <= days <= MAX_DAYS:
-        raise invalid(
-            path, Reason.VALUE_OUT_OF_RANGE, f"must be 1–{MAX_DAYS} days; leave it absent for the default"
-        )
+        raise invalid(path, Reason.VALUE_OUT_OF_RANGE, f"must be 1–{MAX_DAYS} days; leave it absent for the default")
     return days
 
 

@@ -49,11 +49,7 @@ def create_site(
 
 def get_site(connection: sa.Connection, slug: str) -> Row:
     """One site. Raises CallError (NOT_FOUND)."""
-    row = (
-        None
-        if "\0" in slug
-        else connection.execute(sa.select(sites).where(sites.c.slug == slug)).one_or_none()
-    )
+    row = None if "\0" in slug else connection.execute(sa.select(sites).where(sites.c.slug == slug)).one_or_none()
     if row is None:
         raise site_not_found(slug)
     return row
@@ -61,9 +57,7 @@ def get_site(connection: sa.Connection, slug: str) -> Row:
 
 def list_sites(connection: sa.Connection, after: str, count: int) -> list[Row]:
     """Up to `count` sites with slugs over `after`, ascending by bytes."""
-    return list(
-        connection.execute(sa.select(sites).where(sites.c.slug > after).order_by(sites.c.slug).limit(count))
-    )
+    return list(connection.execute(sa.select(sites).where(sites.c.slug > after).order_by(sites.c.slug).limit(count)))
 
 
 def update_site(connection: sa.Connection, site: admin_pb2.Site, paths: Sequence[str], now: datetime) -> Row:

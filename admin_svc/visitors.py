@@ -169,7 +169,5 @@ def _arrays(seen: list[Seen]) -> dict[str, list[Any]]:
         "identified_ats": [event and event.occurred_at for event in identifies],
         "identified_event_ids": [event and event.event_id for event in identifies],
         "user_ids": [event and event.user_id for event in identifies],
-        "traits": [
-            event and event.traits and json.dumps(event.traits, ensure_ascii=False) for event in identifies
-        ],
+        "traits": [event and event.traits and json.dumps(event.traits, ensure_ascii=False) for event in identifies],
     }

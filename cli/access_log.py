@@ -191,9 +191,7 @@ def _parse_time(text: str) -> datetime:
     year, month, day = int(text[7:11]), _MONTHS.index(text[3:6].capitalize()) + 1, int(text[:2])
     if not 1970 <= year < 9999:
         raise ValueError(text)
-    return datetime(
-        year, month, day, int(text[12:14]), int(text[15:17]), int(text[18:20]), tzinfo=_zone(text[21:])
-    )
+    return datetime(year, month, day, int(text[12:14]), int(text[15:17]), int(text[18:20]), tzinfo=_zone(text[21:]))
 
 
 @lru_cache(maxsize=64)

@@ -71,9 +71,7 @@ def send_batches(
             stream.close(cancel=bool(unanswered))
         failures += 1
         delay = _retry_delay(error, failures)
-        reason = (
-            describe(error) if error else "UNAVAILABLE: the server ended the stream before it had answered"
-        )
+        reason = describe(error) if error else "UNAVAILABLE: the server ended the stream before it had answered"
         if delay is None or failures == TRIES:
             raise error or fail(reason)
         on_retry(reason, delay)
@@ -87,9 +85,7 @@ class _Stream:
         self._requests: SimpleQueue[ingest_pb2.IngestStreamRequest | None] = SimpleQueue()
         for batch in batches:
             self.send(batch)
-        self._call = ingest.IngestStream(
-            iter(self._requests.get, None), metadata=(("x-write-key", write_key),)
-        )
+        self._call = ingest.IngestStream(iter(self._requests.get, None), metadata=(("x-write-key", write_key),))
         self._responses = iter(self._call)
 
     def send(self, batch: Batch) -> None:

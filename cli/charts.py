@@ -15,9 +15,7 @@ def horizontal_bar(value: float, largest: float, width: int | None = None) -> Ba
     return Bar(size=max(largest, 1), begin=0, end=value, width=width, color="cyan")
 
 
-def row_chart(
-    labels: Sequence[str], counts: Sequence[int], extra: Sequence[int], heads: tuple[str, str]
-) -> Table:
+def row_chart(labels: Sequence[str], counts: Sequence[int], extra: Sequence[int], heads: tuple[str, str]) -> Table:
     """One line per label with a bar of its count and a second number; `heads` name the numbers."""
     table = Table(box=None, expand=True, padding=(0, 1), header_style="dim")
     table.add_column("", no_wrap=True)

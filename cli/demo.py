@@ -25,9 +25,7 @@ AGGREGATION_SECONDS = 120.0
 
 def demo(
     include_bots: Annotated[bool, typer.Option("--include-bots", help="Count bots as visitors too.")] = False,
-    data_dir: Annotated[Path, typer.Option(help="Data folder of the demo; it is kept.")] = Path(
-        ".footfall/demo"
-    ),
+    data_dir: Annotated[Path, typer.Option(help="Data folder of the demo; it is kept.")] = Path(".footfall/demo"),
 ) -> None:
     """Start everything, import the bundled access log, show its report, and stop again.
 
@@ -60,9 +58,7 @@ def wait_until_aggregated(connection: Connection, site: str, seconds: float = AG
             if not page.has_more and page.remaining == 0:
                 return
             if time.monotonic() > deadline:
-                raise fail(
-                    f"{page.remaining} events of {site} are still not aggregated after {seconds:.0f} s"
-                )
+                raise fail(f"{page.remaining} events of {site} are still not aggregated after {seconds:.0f} s")
             if not page.has_more:
                 time.sleep(0.1)  # the background loop holds the rest
 
@@ -76,9 +72,7 @@ def _ensure_site(connection: Connection) -> None:
 
 
 def _what_next(connection: Connection, data_dir: Path) -> str:
-    ports = ",".join(
-        address.rpartition(":")[2] for address in (connection.ingest, connection.query, connection.admin)
-    )
+    ports = ",".join(address.rpartition(":")[2] for address in (connection.ingest, connection.query, connection.admin))
     up = shlex.join(["footfall", "up", "--data-dir", str(data_dir), "--ports", ports])
     call = f"grpcurl -plaintext -H {shlex.quote(f'authorization: Bearer {connection.admin_key}')} -d"
     overview = json.dumps({"site": SITE, "range": LOG_RANGE})

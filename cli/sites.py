@@ -32,17 +32,13 @@ def parse_duration(text: str) -> timedelta:
 def create(
     slug: Annotated[str, typer.Argument(help="The site's name in every call; never changes.")],
     name: Annotated[str, typer.Option(help="Name for people; the slug unless given.")] = "",
-    retention_days: Annotated[
-        int | None, typer.Option(help="Days that events are kept (default 90).")
-    ] = None,
+    retention_days: Annotated[int | None, typer.Option(help="Days that events are kept (default 90).")] = None,
     session_timeout_minutes: Annotated[
         int | None, typer.Option(help="Longest gap inside a session, in minutes (default 30).")
     ] = None,
     dedupe_retention: Annotated[
         str,
-        typer.Option(
-            metavar="DURATION", help="How long a repeated event is known, such as 7d (default 24h)."
-        ),
+        typer.Option(metavar="DURATION", help="How long a repeated event is known, such as 7d (default 24h)."),
     ] = "",
     shards: Annotated[int, typer.Option(help="Lanes aggregated side by side, 1-64.")] = 1,
     write_key: Annotated[str, typer.Option(help="A write key of your own; one is made unless given.")] = "",

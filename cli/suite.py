@@ -125,9 +125,7 @@ def running_suite(
     (data_dir / "log").mkdir(exist_ok=True)
     lock = fasteners.InterProcessLock(data_dir / "up.lock")
     if not lock.acquire(blocking=False):
-        raise SuiteError(
-            f"footfall is already running on {data_dir}; stop it first or choose another --data-dir"
-        )
+        raise SuiteError(f"footfall is already running on {data_dir}; stop it first or choose another --data-dir")
     with ExitStack() as stack:
         stack.callback(lock.release)
         postgres: EmbeddedPostgres | None = None
@@ -137,9 +135,7 @@ def running_suite(
             try:
                 database_url = postgres.start()
             except (OSError, subprocess.SubprocessError) as error:
-                raise SuiteError(
-                    f"the embedded Postgres in {postgres.home} did not start: {error}"
-                ) from error
+                raise SuiteError(f"the embedded Postgres in {postgres.home} did not start: {error}") from error
             stack.callback(postgres.stop)
         _migrate(database_url)
         previous = read_connection_file(data_dir)

@@ -21,9 +21,7 @@ def up(
     data_dir: DataDir = Path(".footfall"),
     ports: Annotated[
         str,
-        typer.Option(
-            help="Ports of ingest, query and admin; 0 takes a free one.", metavar="INGEST,QUERY,ADMIN"
-        ),
+        typer.Option(help="Ports of ingest, query and admin; 0 takes a free one.", metavar="INGEST,QUERY,ADMIN"),
     ] = ",".join(map(str, DEFAULT_PORTS)),
 ) -> None:
     """Run everything on this machine until Ctrl-C or SIGTERM."""

@@ -18,9 +18,7 @@ class Database:
     count use psycopg connections and plain SQL; what sites and keys need uses SQLAlchemy's.
     """
 
-    def __init__(
-        self, url: str, *, application: str, pool_size: int = 8, statement_timeout_ms: int = 0
-    ) -> None:
+    def __init__(self, url: str, *, application: str, pool_size: int = 8, statement_timeout_ms: int = 0) -> None:
         options = f"-c timezone=UTC -c statement_timeout={statement_timeout_ms}"
         self.engine = sa.create_engine(
             _driver_url(url),

@@ -108,5 +108,6 @@ KEYED_EVENT_DIMENSIONS = EVENT_DIMENSIONS[1:]
 """The event dimensions whose key a session keeps of its first event, in the order it keeps them."""
 
 Dimension = EventDimension | SessionDimension
-BY_NUMBER: dict[int, Dimension] = {d.number: d for d in (*KEYED_EVENT_DIMENSIONS, *SESSION_DIMENSIONS)}
+_RANKED: tuple[Dimension, ...] = (*KEYED_EVENT_DIMENSIONS, *SESSION_DIMENSIONS)
+BY_NUMBER = {dimension.number: dimension for dimension in _RANKED}
 """The dimensions a top list can rank."""

@@ -92,9 +92,7 @@ def invalid(field: str, reason: Reason, message: str) -> CallError:
 
 def site_not_found(slug: str) -> CallError:
     """NOT_FOUND for a slug nobody has."""
-    return CallError(
-        grpc.StatusCode.NOT_FOUND, Reason.SITE_NOT_FOUND, f"there is no site {slug!r}", field="site"
-    )
+    return CallError(grpc.StatusCode.NOT_FOUND, Reason.SITE_NOT_FOUND, f"there is no site {slug!r}", field="site")
 
 
 def from_exception(error: BaseException) -> CallError:
@@ -123,9 +121,9 @@ def from_exception(error: BaseException) -> CallError:
 
 def to_status(error: CallError) -> tuple[grpc.Status, Sequence[tuple[str, str]]]:
     """The rich status (ErrorInfo, BadRequest, RetryInfo) and the extra trailing metadata of a refused call."""
-    details: list[
-        error_details_pb2.ErrorInfo | error_details_pb2.BadRequest | error_details_pb2.RetryInfo
-    ] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)]
+    details: list[error_details_pb2.ErrorInfo | error_details_pb2.BadRequest | error_details_pb2.RetryInfo] = [
+        error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)
+    ]
     if error.field is not None:
         violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.message)
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))

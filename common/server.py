@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Awaitable, Callable
+from typing import Any, cast
 
 import grpc
 from grpc_channelz.v1 import channelz
@@ -36,15 +37,15 @@ Register = Callable[[grpc.aio.Server], None]
 OnStop = Callable[[], Awaitable[None]]
 
 
-def build_server(service: str, register: Register) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
+def build_server(service: str, register: Register) -> tuple[grpc.aio.Server, Any]:
     """A server with `service` (full name), reflection, health and channelz, not yet listening."""
     server = grpc.aio.server(interceptors=[ErrorInterceptor((service,))], options=_OPTIONS)
     register(server)
-    health_servicer = health.aio.HealthServicer()
+    health_servicer = cast(Any, health).aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
-    channelz.add_channelz_servicer(server)
+    channelz.add_channelz_servicer(cast(Any, server))
     names = (service, health.SERVICE_NAME, "grpc.channelz.v1.Channelz", reflection.SERVICE_NAME)
-    reflection.enable_server_reflection(names, server, pool=CommentedPool())
+    reflection.enable_server_reflection(names, server, pool=cast(Any, CommentedPool()))
     return server, health_servicer
 
 

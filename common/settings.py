@@ -11,7 +11,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="FOOTFALL_", frozen=True)
 
-    database_url: str
+    database_url: str = Field(min_length=1)
     """A Postgres URL, such as postgresql://user:password@host/footfall."""
 
     listen: str = "127.0.0.1:0"
@@ -54,3 +54,8 @@ class Settings(BaseSettings):
 
     schedule: bool = True
     """Whether the admin process runs anything by itself, the aggregation loop included."""
+
+    @classmethod
+    def from_environment(cls) -> "Settings":
+        """What the environment says. Raises as the class does, also when database_url is missing."""
+        return cls()  # type: ignore[call-arg]  # the library fills it in

@@ -14,9 +14,7 @@ _time = sa.DateTime(timezone=True)
 _key = sa.Text(collation="C")
 
 
-def _required(
-    name: str, kind: sa.types.TypeEngine[object] | type, default: str | None = None
-) -> sa.Column[object]:
+def _required(name: str, kind: Any, default: str | None = None) -> sa.Column[Any]:
     return sa.Column(name, kind, nullable=False, server_default=sa.text(default) if default else None)
 
 

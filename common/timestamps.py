@@ -20,7 +20,7 @@ def from_timestamp(value: Timestamp) -> datetime:
 
 
 def bound_from_timestamp(value: Timestamp) -> datetime:
-    """The instant as the bound of a range over stored times: rounded up, for stored times are cut to the microsecond."""
+    """The instant as a bound over stored times: rounded up, for those are cut to the microsecond."""
     instant = from_timestamp(value)
     return instant + _MICROSECOND if value.nanos % 1000 else instant
 

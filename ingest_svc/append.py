@@ -97,7 +97,7 @@ def append(
         batch_ids = [numbers.take(connection) for _ in lanes]
         for batch_id, rows in zip(batch_ids, lanes.values(), strict=True):
             lines += [
-                f"{row.times}\t{batch_id}\t{site_id}\t{ord}\t{row.texts}\n" for ord, row in enumerate(rows)
+                f"{row.times}\t{batch_id}\t{site_id}\t{position}\t{row.texts}\n" for position, row in enumerate(rows)
             ]
         connection.execute(
             _ADD_PENDING,
@@ -115,9 +115,7 @@ def append(
     return accepted
 
 
-def _arm_keys(
-    connection: psycopg.Connection[object], site: Site, calls: list[Incoming], now: datetime
-) -> set[str]:
+def _arm_keys(connection: psycopg.Connection[object], site: Site, calls: list[Incoming], now: datetime) -> set[str]:
     """Arms every key of the calls; returns those that were armed before and have not expired."""
     keys = {row.dedupe_key for call in calls for row in call.rows if row.dedupe_key is not None}
     if not keys:

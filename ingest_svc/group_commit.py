@@ -100,9 +100,7 @@ class GroupCommit:
             group = self._next_group()
             calls = [call for call, _ in group]
             try:
-                outcomes: list[int | Exception] = [
-                    *await loop.run_in_executor(self._executor, self._commit, calls)
-                ]
+                outcomes: list[int | Exception] = [*await loop.run_in_executor(self._executor, self._commit, calls)]
             except psycopg.DataError:
                 # One call's data broke the transaction of all: let each stand alone, so that only it fails.
                 _log.exception("a group of %d calls could not be stored; storing them one by one", len(group))

@@ -35,7 +35,7 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         self._clock = clock
         self._max_batch_events = max_batch_events
 
-    async def IngestBatch(  # type: ignore[override]  # the stubs offer the base for both kinds of server
+    async def IngestBatch(
         self, request: ingest_pb2.IngestBatchRequest, context: Context
     ) -> ingest_pb2.IngestBatchResponse:
         call, errors = self._prepare(request, await self._authenticate(context))
@@ -44,14 +44,12 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
             accepted=accepted, duplicate=len(call.rows) - accepted, rejected=len(errors), errors=errors
         )
 
-    async def IngestStream(  # type: ignore[override]  # as above
+    async def IngestStream(
         self, requests: AsyncIterator[ingest_pb2.IngestStreamRequest], context: Context
     ) -> AsyncIterator[ingest_pb2.IngestStreamResponse]:
         """Reads ahead while commits run; answers in order. A refused request ends the stream after the answers
         to those before it, and none after it is looked at."""
-        waiting: asyncio.Queue[asyncio.Task[ingest_pb2.IngestStreamResponse] | None] = asyncio.Queue(
-            _READ_AHEAD
-        )
+        waiting: asyncio.Queue[asyncio.Task[ingest_pb2.IngestStreamResponse] | None] = asyncio.Queue(_READ_AHEAD)
         reader = asyncio.create_task(self._read(requests, context, waiting))
         try:
             while (answer := await waiting.get()) is not None:
@@ -73,9 +71,7 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         finally:
             await waiting.put(None)
 
-    async def _answer(
-        self, call: Incoming, errors: list[ingest_pb2.EventError]
-    ) -> ingest_pb2.IngestStreamResponse:
+    async def _answer(self, call: Incoming, errors: list[ingest_pb2.EventError]) -> ingest_pb2.IngestStreamResponse:
         accepted = await self._group_commit.submit(call, wait_for_room=True) if call.rows else 0
         return ingest_pb2.IngestStreamResponse(
             accepted=accepted, duplicate=len(call.rows) - accepted, rejected=len(errors), errors=errors
@@ -93,9 +89,7 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         site = key.site
         assert site is not None, "a write key is always a site's"
         if site.status == DISABLED:
-            raise CallError(
-                grpc.StatusCode.PERMISSION_DENIED, Reason.SITE_DISABLED, f"site {site.slug!r} is disabled"
-            )
+            raise CallError(grpc.StatusCode.PERMISSION_DENIED, Reason.SITE_DISABLED, f"site {site.slug!r} is disabled")
         origin = metadata_value(context, "origin")
         if origin is not None and site.allowed_origins and origin not in site.allowed_origins:
             raise CallError(

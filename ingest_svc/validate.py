@@ -31,7 +31,7 @@ Scalar = str | float | int | bool | None
 
 
 @dataclass
-class Rejection(Exception):
+class Rejection(Exception):  # noqa: N818  # not an error of ours: what became of an event
     """One event is wrong."""
 
     reason: Reason
@@ -137,21 +137,15 @@ def kept_properties(properties: Struct, allowed: frozenset[str], denied: frozens
     size = 0
     for key in keys[:MAX_PROPERTY_KEYS]:
         if len(key) > _SHORT_ID and len(key.encode()) > MAX_ID_BYTES:
-            raise Rejection(
-                Reason.ID_TOO_LONG, f"the properties key {key[:32]!r}… is longer than {MAX_ID_BYTES} bytes"
-            )
+            raise Rejection(Reason.ID_TOO_LONG, f"the properties key {key[:32]!r}… is longer than {MAX_ID_BYTES} bytes")
         if "\0" in key:
-            raise Rejection(
-                Reason.TEXT_HAS_NUL, f"the properties key {key!r} holds a NUL character; remove it"
-            )
+            raise Rejection(Reason.TEXT_HAS_NUL, f"the properties key {key!r} holds a NUL character; remove it")
         value = fields[key]
         match value.WhichOneof("kind"):
             case "string_value":
                 text = value.string_value
                 if "\0" in text:
-                    raise Rejection(
-                        Reason.TEXT_HAS_NUL, f"properties[{key!r}] holds a NUL character; remove it"
-                    )
+                    raise Rejection(Reason.TEXT_HAS_NUL, f"properties[{key!r}] holds a NUL character; remove it")
                 size += len(text.encode())
                 kept[key] = text
             case "number_value":

@@ -63,9 +63,7 @@ class Row(NamedTuple):
     texts: str
 
 
-def to_rows(
-    request: IngestRequest, site: Site, now: datetime
-) -> tuple[list[Row], list[ingest_pb2.EventError]]:
+def to_rows(request: IngestRequest, site: Site, now: datetime) -> tuple[list[Row], list[ingest_pb2.EventError]]:
     """The request's good events as rows, and an error for each of the others, both in order."""
     bounds = TimeBounds.of(site, now)
     received_at = now.isoformat()
@@ -78,7 +76,7 @@ def to_rows(
     errors: list[ingest_pb2.EventError] = []
     for index, event in enumerate(request.events):
         try:
-            kind = event.type
+            kind = int(event.type)
             if kind not in _TYPES:
                 raise Rejection(Reason.EVENT_TYPE_REQUIRED, "type must be PAGEVIEW, TRACK or IDENTIFY")
             name = checked_id("name", event.name.strip())
@@ -111,25 +109,19 @@ def to_rows(
             if own is None:
                 texts += context
             else:
-                texts += [
-                    getattr(own, key) or default for key, default in zip(_CONTEXT, context, strict=True)
-                ]
+                texts += [getattr(own, key) or default for key, default in zip(_CONTEXT, context, strict=True)]
             texts[8:] = map(cut_text, texts[8:])
             texts.append(properties)
             encoded = f"{event_id}\t{kind}\t{_encode(texts)}"
         except Rejection as rejection:
-            errors.append(
-                ingest_pb2.EventError(index=index, reason=rejection.reason, message=rejection.message)
-            )
+            errors.append(ingest_pb2.EventError(index=index, reason=rejection.reason, message=rejection.message))
         else:
             lane = zlib.crc32(visitor.encode()) % site.rollup_shard_count
             rows.append(Row(lane, dedupe_key, f"{occurred_at}\t{received_at}", encoded))
     return rows, errors
 
 
-def _identify(
-    event: ingest_pb2.Event, sent_id: str, visitor: str, session: str, name: str
-) -> tuple[str, str | None]:
+def _identify(event: ingest_pb2.Event, sent_id: str, visitor: str, session: str, name: str) -> tuple[str, str | None]:
     """The event's UUID and its dedupe key."""
     if sent_id:
         lowered = sent_id.lower()
@@ -141,9 +133,7 @@ def _identify(
     # JSON keeps the parts apart, whatever characters they hold.
     when = event.occurred_at
     parts = json.dumps([visitor, session, when.seconds, when.nanos, event.type, name, event.path]).encode()
-    content = _hashed(
-        b"event content", parts + b"\0" + event.properties.SerializeToString(deterministic=True)
-    )
+    content = _hashed(b"event content", parts + b"\0" + event.properties.SerializeToString(deterministic=True))
     return content, content
 
 

@@ -27,9 +27,7 @@ def zone_named(name: str) -> ZoneInfo:
     return ZoneInfo(name)
 
 
-def bucket_starts(
-    interval: query_pb2.Interval, zone: ZoneInfo, start: datetime, end: datetime
-) -> list[datetime]:
+def bucket_starts(interval: int, zone: ZoneInfo, start: datetime, end: datetime) -> list[datetime]:
     """The starts (UTC) of the buckets of [start, end), ascending; the first is `start` itself.
 
     Raises CallError for an unknown interval and for more than 10,000 buckets.
@@ -72,9 +70,7 @@ def _hours(zone: ZoneInfo, start: datetime) -> Iterator[datetime]:
         if past:
             earlier = instant - past
             # Where the clock changes by half an hour, going back the excess may miss a whole hour.
-            instant = (
-                earlier if earlier > start and not _past_the_hour(zone, earlier) else instant - past + _HOUR
-            )
+            instant = earlier if earlier > start and not _past_the_hour(zone, earlier) else instant - past + _HOUR
             if instant < start:
                 instant += _HOUR
         yield instant

@@ -79,9 +79,7 @@ def top(
         top_limit(request.limit),
         top_order(request.order_by),
     )
-    rows = measure_keys(
-        connection, site.site_id, dimension, _plan(connection, site, [start], end), order, limit
-    )
+    rows = measure_keys(connection, site.site_id, dimension, _plan(connection, site, [start], end), order, limit)
     if order is None:
         # The number of distinct visitors is known only once the sets are united, so all keys were read.
         rows = sorted(rows, key=lambda row: (-row[2], row[0].encode()))[:limit]

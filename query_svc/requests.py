@@ -1,7 +1,7 @@
 """What requests ask for, checked. Pure: one function per kind of field, and the field's path in its message."""
 
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Literal, Protocol
 
 from footfall.query.v1 import query_pb2
 from footfall.type.v1 import time_range_pb2
@@ -38,7 +38,7 @@ class RangedRequest(Protocol):
 
     @property
     def range(self) -> time_range_pb2.TimeRange: ...
-    def HasField(self, field_name: str, /) -> bool: ...
+    def HasField(self, field_name: Literal["range"], /) -> bool: ...  # noqa: N802  # named by protobuf
 
 
 def required_range(request: RangedRequest) -> Range:
@@ -62,7 +62,7 @@ def top_dimension(number: int) -> Dimension:
     """The dimension to rank. Raises CallError for a number that is none."""
     dimension = BY_NUMBER.get(number)
     if dimension is None:
-        names = ", ".join(name for name in query_pb2.Dimension.keys() if not name.endswith("_UNSPECIFIED"))
+        names = ", ".join(name for name, _ in query_pb2.Dimension.items() if not name.endswith("_UNSPECIFIED"))
         raise invalid("dimension", Reason.VALUE_UNKNOWN, f"must be one of {names}")
     return dimension
 
@@ -70,9 +70,7 @@ def top_dimension(number: int) -> Dimension:
 def top_order(number: int) -> str | None:
     """How to rank in SQL; None = by distinct visitors. Raises CallError for a number that is no order."""
     if number not in _ORDERS:
-        raise invalid(
-            "order_by", Reason.VALUE_UNKNOWN, f"must be one of {', '.join(query_pb2.OrderBy.keys())}"
-        )
+        raise invalid("order_by", Reason.VALUE_UNKNOWN, f"must be one of {', '.join(query_pb2.OrderBy.keys())}")
     return _ORDERS[number]
 
 
@@ -88,7 +86,7 @@ def required_text(field: str, value: str) -> str:
 def _checked(value: time_range_pb2.TimeRange) -> Range:
     bounds: list[datetime] = []
     for name in ("start_time", "end_time"):
-        if not value.HasField(name):  # type: ignore[arg-type]  # the stub wants a literal
+        if not value.HasField(name):
             raise invalid(f"range.{name}", Reason.FIELD_REQUIRED, "is missing")
         try:
             bound = bound_from_timestamp(getattr(value, name))

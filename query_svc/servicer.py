@@ -60,23 +60,15 @@ class QueryServicer(query_pb2_grpc.QueryServiceServicer):
         self, request: query_pb2.GetPropertyBreakdownRequest, context: Context
     ) -> query_pb2.GetPropertyBreakdownResponse:
         now = self._clock()
-        return await self._ask(
-            request, context, lambda c, site: reports.property_breakdown(c, site, request, now)
-        )
+        return await self._ask(request, context, lambda c, site: reports.property_breakdown(c, site, request, now))
 
-    async def ListEvents(
-        self, request: query_pb2.ListEventsRequest, context: Context
-    ) -> query_pb2.ListEventsResponse:
-        return await self._ask(
-            request, context, lambda c, site: listings.list_events(c, site, request, self._tokens)
-        )
+    async def ListEvents(self, request: query_pb2.ListEventsRequest, context: Context) -> query_pb2.ListEventsResponse:
+        return await self._ask(request, context, lambda c, site: listings.list_events(c, site, request, self._tokens))
 
     async def ListSessions(
         self, request: query_pb2.ListSessionsRequest, context: Context
     ) -> query_pb2.ListSessionsResponse:
-        return await self._ask(
-            request, context, lambda c, site: listings.list_sessions(c, site, request, self._tokens)
-        )
+        return await self._ask(request, context, lambda c, site: listings.list_sessions(c, site, request, self._tokens))
 
     async def _ask(
         self,
@@ -85,9 +77,7 @@ class QueryServicer(query_pb2_grpc.QueryServiceServicer):
         report: Callable[[psycopg.Connection[Any], Site], Answer],
     ) -> Answer:
         """Authenticates, then runs the report in one snapshot, off the event loop."""
-        key = await self._keys.authenticate(
-            bearer(context), _HOW_TO_AUTHENTICATE, KeyKind.READ, KeyKind.ADMIN
-        )
+        key = await self._keys.authenticate(bearer(context), _HOW_TO_AUTHENTICATE, KeyKind.READ, KeyKind.ADMIN)
         if not request.site:
             raise invalid("site", Reason.FIELD_REQUIRED, "is empty; name a site by its slug")
         key.authorize_site(request.site)

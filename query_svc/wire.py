@@ -40,9 +40,7 @@ def top_row(key: str, counters: Counters, visitors: int) -> query_pb2.TopRow:
     return query_pb2.TopRow(key=key, metrics=metrics(counters, visitors))
 
 
-def metadata(
-    asked: Range, *, aggregated_through: datetime, pending: int, failed: int
-) -> query_pb2.ReportMetadata:
+def metadata(asked: Range, *, aggregated_through: datetime, pending: int, failed: int) -> query_pb2.ReportMetadata:
     """What a report's numbers stand on; nothing has left yet, so every range is answered exactly."""
     start, end = asked
     return query_pb2.ReportMetadata(

@@ -128,9 +128,7 @@ class FootfallSite:
             site=self.slug, range=time_range(start, end), interval=INTERVALS[length]
         )
         response = self.query.GetTimeseries(request, metadata=self.as_admin)
-        return [
-            (bucket.start_time.ToMicroseconds(), metrics_of(bucket.metrics)) for bucket in response.buckets
-        ]
+        return [(bucket.start_time.ToMicroseconds(), metrics_of(bucket.metrics)) for bucket in response.buckets]
 
     def top(
         self, dimension: str, start: int, end: int, order_by: str = "events", limit: int = 1000
@@ -145,9 +143,7 @@ class FootfallSite:
         response = self.query.GetTop(request, metadata=self.as_admin)
         return [(row.key, metrics_of(row.metrics)) for row in response.rows]
 
-    def breakdown(
-        self, event_name: str, property_key: str, start: int, end: int
-    ) -> list[tuple[Scalar, int, int]]:
+    def breakdown(self, event_name: str, property_key: str, start: int, end: int) -> list[tuple[Scalar, int, int]]:
         request = query_pb2.GetPropertyBreakdownRequest(
             site=self.slug,
             range=time_range(start, end),

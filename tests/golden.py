@@ -133,9 +133,7 @@ class RecordedRange:
                 )
         for query, dimension in TOP_DIMENSIONS.items():
             if not self.double_counted:
-                recorded = [
-                    (row["key"], row["count"], row["pageviewCount"]) for row in rows(self.results[query])
-                ]
+                recorded = [(row["key"], row["count"], row["pageviewCount"]) for row in rows(self.results[query])]
                 ranked = answers.top(dimension, self.start, self.end)
                 got = [(key, metrics.events, metrics.pageviews) for key, metrics in ranked]
                 yield f"top of {dimension}", sorted(recorded, key=by_count_and_key), got

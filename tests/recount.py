@@ -212,9 +212,7 @@ class Recount:
         self.all_events = sorted(events, key=lambda event: event.order)
         self.all_sessions = split_into_sessions(self.all_events, session_timeout)
         self.users = {
-            event.visitor_id: event.user_id
-            for event in self.all_events
-            if event.type == "identify" and event.user_id
+            event.visitor_id: event.user_id for event in self.all_events if event.type == "identify" and event.user_id
         }
         """The user each visitor's latest IDENTIFY with a user names."""
 
@@ -238,9 +236,7 @@ class Recount:
         """The UTC hours or days of the range, the first and last clipped to it."""
         return self.buckets(boundaries(start, end, length))
 
-    def top(
-        self, dimension: str, start: int, end: int, order_by: str = "events"
-    ) -> list[tuple[str, Metrics]]:
+    def top(self, dimension: str, start: int, end: int, order_by: str = "events") -> list[tuple[str, Metrics]]:
         """Every key of a dimension, largest first, ties by the key's bytes."""
         events: dict[str, list[RawEvent]] = {}
         sessions: dict[str, list[Session]] = {}
@@ -257,19 +253,14 @@ class Recount:
         rows = [(key, count(events[key], sessions.get(key, []))) for key in events if key]
         return sorted(rows, key=lambda row: (-getattr(row[1], order_by), row[0].encode()))
 
-    def breakdown(
-        self, event_name: str, property_key: str, start: int, end: int
-    ) -> list[tuple[Scalar, int, int]]:
+    def breakdown(self, event_name: str, property_key: str, start: int, end: int) -> list[tuple[Scalar, int, int]]:
         """(value, events, visitors) of one property of one event, most frequent first."""
         found: dict[str, list[RawEvent]] = {}
         for event in self.events(start, end):
             if event_key(event) == event_name and property_key in event.properties:
                 found.setdefault(json_text(event.properties[property_key]), []).append(event)
         ranked = sorted(found.items(), key=lambda item: (-len(item[1]), item[0].encode()))
-        return [
-            (json.loads(text), len(events), len({event.visitor_id for event in events}))
-            for text, events in ranked
-        ]
+        return [(json.loads(text), len(events), len({event.visitor_id for event in events})) for text, events in ranked]
 
     def session_rows(self, start: int, end: int) -> list[SessionRow]:
         """The sessions that started in the range as a list shows them, newest first."""

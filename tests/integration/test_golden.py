@@ -93,9 +93,7 @@ def test_the_stream_equals_the_recount(stream: FootfallSite, recorded: RecordedR
 
 
 @pytest.mark.parametrize("recorded", labels(STREAM_RANGES))
-def test_every_breakdown_of_the_stream_equals_the_recount(
-    stream: FootfallSite, recorded: RecordedRange
-) -> None:
+def test_every_breakdown_of_the_stream_equals_the_recount(stream: FootfallSite, recorded: RecordedRange) -> None:
     """With distinct visitors and in order, which were not recorded."""
     recount = recount_of(STREAM_BATCHES)
     for query in recorded.results:
@@ -129,9 +127,7 @@ def test_a_top_list_is_ranked_by_any_metric_and_ties_by_key(stream: FootfallSite
         if step["op"] in TOP_DIMENSIONS
     ],
 )
-def test_a_cut_top_list_gives_the_recorded_rows_up_to_ties(
-    stream: FootfallSite, step: dict[str, Any]
-) -> None:
+def test_a_cut_top_list_gives_the_recorded_rows_up_to_ties(stream: FootfallSite, step: dict[str, Any]) -> None:
     """Limit 0, which gave nothing there, is the default of 10 here."""
     dimension, limit = TOP_DIMENSIONS[step["op"]], step["args"]["limit"]
     span = step["args"]["from"] * MILLISECOND, step["args"]["to"] * MILLISECOND
@@ -270,9 +266,7 @@ def test_the_order_of_arrival_changes_nothing(suite: "Suite", lanes: int) -> Non
     """Single events in random batches, aggregated in small pages in between, over any number of lanes."""
     random = Random(lanes)
     site = FootfallSite(suite, f"golden-shuffled-{lanes}", rollup_shard_count=lanes)
-    events = [
-        (batch.request().defaults, event) for batch in STREAM_BATCHES for event in batch.request().events
-    ]
+    events = [(batch.request().defaults, event) for batch in STREAM_BATCHES for event in batch.request().events]
     random.shuffle(events)
     while events:
         for defaults, event in (events.pop() for _ in range(min(len(events), random.randrange(1, 60)))):
@@ -280,9 +274,7 @@ def test_the_order_of_arrival_changes_nothing(suite: "Suite", lanes: int) -> Non
             assert response.accepted == 1
         site.aggregate(limit=random.randrange(1, 20))
     for recorded in (one for one in STREAM_RANGES if one.is_range):
-        for query, counted, answered in site.compare(
-            recount_of(STREAM_BATCHES), recorded.start, recorded.end
-        ):
+        for query, counted, answered in site.compare(recount_of(STREAM_BATCHES), recorded.start, recorded.end):
             assert answered == counted, (recorded.label, query)
 
 

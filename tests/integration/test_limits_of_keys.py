@@ -99,9 +99,7 @@ def test_an_expired_key_and_a_revoked_one_end_within_5_seconds(fresh: FootfallSi
     assert (refused.code, refused.reason) == (UNAUTHENTICATED, "KEY_UNKNOWN")
     revoked = new_key(fresh, "WRITE")
     send_with(fresh, ("x-write-key", revoked))()
-    listed = fresh.operator.ListApiKeys(
-        admin_pb2.ListApiKeysRequest(site=fresh.slug), metadata=fresh.as_admin
-    ).api_keys
+    listed = fresh.operator.ListApiKeys(admin_pb2.ListApiKeysRequest(site=fresh.slug), metadata=fresh.as_admin).api_keys
     fresh.operator.RevokeApiKey(admin_pb2.RevokeApiKeyRequest(id=listed[-1].id), metadata=fresh.as_admin)
     refused = until_refused(send_with(fresh, ("x-write-key", revoked)))
     assert (refused.code, refused.reason) == (UNAUTHENTICATED, "KEY_UNKNOWN")

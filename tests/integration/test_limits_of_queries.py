@@ -27,9 +27,7 @@ def fresh(suite: "Suite") -> FootfallSite:
     return FootfallSite(suite, "limits-fresh")
 
 
-@pytest.mark.parametrize(
-    ("start", "end"), [pytest.param(DAY, DAY, id="empty"), pytest.param(DAY, 0, id="inverted")]
-)
+@pytest.mark.parametrize(("start", "end"), [pytest.param(DAY, DAY, id="empty"), pytest.param(DAY, 0, id="inverted")])
 def test_a_range_without_length_is_refused_by_every_query(site: FootfallSite, start: int, end: int) -> None:
     for call, request in queries(site):
         request.range.CopyFrom(time_range(start, end))

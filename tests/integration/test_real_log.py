@@ -131,9 +131,7 @@ def test_the_hours_and_the_days_of_the_log_add_up_to_the_whole(imported: Importe
 
 
 @pytest.mark.parametrize("page_size", [1, 37, 500])
-def test_the_lists_of_the_log_hold_every_row_once_at_any_page_size(
-    imported: Imported, page_size: int
-) -> None:
+def test_the_lists_of_the_log_hold_every_row_once_at_any_page_size(imported: Imported, page_size: int) -> None:
     """Though hundreds of rows show the same second."""
     span = RANGES["one whole day" if page_size == 1 else "all of May"]
     assert imported.site.session_rows(span, page_size) == imported.site.session_rows(span, 1000)

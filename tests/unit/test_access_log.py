@@ -190,9 +190,7 @@ def test_no_bytes_make_the_parser_raise(noise: bytes, start: int, length: int) -
         ({"request": b"GET /css HTTP/1.1"}, None),
     ],
 )
-def test_a_pageview_is_a_get_that_worked_and_is_no_asset(
-    fields: dict[str, bytes], reason: SkipReason | None
-) -> None:
+def test_a_pageview_is_a_get_that_worked_and_is_no_asset(fields: dict[str, bytes], reason: SkipReason | None) -> None:
     """Method, then status, then the end of the path without its query decide."""
     assert parsed(line(**fields)).skip_reason is reason
 
@@ -201,10 +199,7 @@ def test_a_pageview_is_a_get_that_worked_and_is_no_asset(
 def test_every_listed_extension_is_an_asset_in_any_case(extension: str) -> None:
     """Upper case does not make a page of an image."""
     for spelled in (extension, extension.upper(), extension.title()):
-        assert (
-            parsed(line(request=b"GET /x%s HTTP/1.1" % spelled.encode())).skip_reason
-            is SkipReason.STATIC_ASSET
-        )
+        assert parsed(line(request=b"GET /x%s HTTP/1.1" % spelled.encode())).skip_reason is SkipReason.STATIC_ASSET
 
 
 def test_a_visitor_is_an_address_with_a_user_agent_and_nothing_else() -> None:
@@ -232,9 +227,7 @@ def test_equal_lines_are_requests_of_their_own_and_reading_again_gives_the_same_
 def test_event_ids_are_uuids_in_the_order_of_time() -> None:
     """A UUIDv7 that begins with the line's millisecond."""
     ids = EventIds()
-    found = [
-        UUID(ids.next_id(b"line %d" % second, NOON + timedelta(seconds=second))) for second in range(100)
-    ]
+    found = [UUID(ids.next_id(b"line %d" % second, NOON + timedelta(seconds=second))) for second in range(100)]
     assert found == sorted(found)
     assert all(event_id.version == 7 and event_id.variant == "specified in RFC 4122" for event_id in found)
     assert found[0].int >> 80 == NOON.timestamp() * 1000
@@ -305,9 +298,7 @@ def test_a_binary_file_is_all_malformed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", [b"\n" + line() + b"\n", b""])
-def test_a_line_without_an_end_is_one_malformed_line_and_its_neighbours_are_kept(
-    tmp_path: Path, ending: bytes
-) -> None:
+def test_a_line_without_an_end_is_one_malformed_line_and_its_neighbours_are_kept(tmp_path: Path, ending: bytes) -> None:
     """Of an overlong line only the first 64 KiB are ever held."""
     path = tmp_path / "long"
     path.write_bytes(line() + b"\n" + b"x" * (5 * MAX_LINE_BYTES) + ending)

@@ -4,6 +4,8 @@ Every tenant table carries `site_id`, and every key of it begins with that, so t
 spread by site. `sites`, `api_keys` and `secrets` are small and shared.
 """
 
+from typing import Any
+
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, BYTEA, JSONB, UUID
 

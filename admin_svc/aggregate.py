@@ -22,7 +22,7 @@ from admin_svc.session_store import Identity, Window, replace_sessions, sessions
 from admin_svc.sessionize import Event, Session, session_of, sessions_of_stream
 from admin_svc.visitor_numbers import VisitorNumbers
 from admin_svc.visitors import Visitor, seen_in, upsert_visitors
-from common.db import HOUR
+from common.db import HOUR, DatabaseFault
 
 _log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class Aggregator:
     def run_once(self, connection: Connection, now: datetime, limit: int) -> Page:
         """One page of whichever site is next in turn; `connection` is in autocommit. An empty Page: nothing to do.
 
-        Raises psycopg.OperationalError when the database is at fault; then nothing was done.
+        Raises a DatabaseFault when the database is at fault; then nothing was done.
         """
         sites = sites_with_work(connection, now)
         for site_id in sorted(sites, key=lambda site_id: (site_id <= self._last_site, site_id)):
@@ -110,10 +110,11 @@ class Aggregator:
                 aggregate_batches(connection, self._numbers, site_id, claimed)
                 done(connection, site_id, lane, claimed)
             return Page(aggregated=sum(batch.events for batch in claimed), worked=True)
-        except psycopg.OperationalError:
-            # The database's fault, not the events': nothing happened, the next call tries again.
-            raise
-        except Exception as error:  # whatever the events did, they must not hold up their neighbours
+        except Exception as error:
+            if isinstance(error, DatabaseFault) and not isinstance(error, psycopg.errors.ProgramLimitExceeded):
+                # Not the events' fault: nothing happened, the next call tries again.
+                raise
+            # Whatever the events did, they must not hold up their neighbours.
             _log.exception("a page of %d batches of site %d, lane %d failed", len(claimed), site_id, lane)
             with connection.transaction():
                 if not lock_lane(connection, site_id, lane, wait_ms=0):

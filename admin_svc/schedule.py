@@ -4,13 +4,11 @@ import logging
 import threading
 import time
 
-import psycopg
-import sqlalchemy.exc
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from admin_svc.aggregate import DEFAULT_LIMIT, Aggregator
 from common.clock import Clock
-from common.db import Database
+from common.db import Database, DatabaseFault
 
 _log = logging.getLogger(__name__)
 
@@ -56,6 +54,6 @@ class Schedule:
                 while not self._stopping.is_set() and time.monotonic() < until:
                     if not self._aggregator.run_once(connection, self._clock(), DEFAULT_LIMIT).worked:
                         return
-        except (psycopg.OperationalError, sqlalchemy.exc.OperationalError) as error:
+        except DatabaseFault as error:
             # Postgres is away or two workers met: the next run tries again, nothing is lost.
             _log.warning("aggregation could not run: %s", error)

@@ -19,7 +19,9 @@ def uuid7() -> str:
     return str(uuid.UUID(int=value))
 
 
-def batch(events: int, rng: random.Random, *, visitors: int = 50_000, pages: int = 2_000) -> ingest_pb2.IngestBatchRequest:
+def batch(
+    events: int, rng: random.Random, *, visitors: int = 50_000, pages: int = 2_000
+) -> ingest_pb2.IngestBatchRequest:
     """A batch of pageviews and a few tracks of one visitor, as a page's script would send it."""
     number = rng.randrange(visitors)
     request = ingest_pb2.IngestBatchRequest()

@@ -6,6 +6,16 @@ from typing import Any
 
 import psycopg
 import sqlalchemy as sa
+import sqlalchemy.exc
+
+DatabaseFault = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    sqlalchemy.exc.OperationalError,
+    sqlalchemy.exc.InterfaceError,
+    sqlalchemy.exc.TimeoutError,
+)
+"""What is raised when the database cannot be reached, is busy or gives up: nobody's data is to blame."""
 
 HOUR = 1
 """`rollup_shards.interval` of an hour row."""

@@ -17,6 +17,8 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from common.db import DatabaseFault
+
 _log = logging.getLogger(__name__)
 
 DOMAIN = "footfall"
@@ -107,7 +109,7 @@ def from_exception(error: BaseException) -> CallError:
             Reason.STATEMENT_TOO_SLOW,
             "the database took too long; ask for a shorter range or fewer rows",
         )
-    if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError, sqlalchemy.exc.TimeoutError)):
+    if isinstance(error, DatabaseFault):
         _log.warning("database unavailable: %s", error)
         return CallError(
             grpc.StatusCode.UNAVAILABLE,

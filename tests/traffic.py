@@ -29,7 +29,7 @@ _PATHS = ("", "/", "/a", "/b", "/ü?x=1")
 
 def made_up(seed: int, *, visitors: int, events: int) -> list[RawEvent]:
     """Events of some visitors with gaps around the session timeout, in no particular order."""
-    dice = random.Random(seed)  # noqa: S311  # repeatable, not secret
+    dice = random.Random(seed)  # repeatable, not secret
     clocks = {f"visitor {number}": START + dice.randrange(DAY) for number in range(visitors)}
     made = []
     for _ in range(events):
@@ -76,7 +76,7 @@ def batch_of(events: Iterable[RawEvent]) -> ingest_pb2.IngestBatchRequest:
 
 def overlapping(events: Sequence[RawEvent], seed: int, *, times: int, size: int) -> list[list[RawEvent]]:
     """Batches that hold every event `times` times, each time among other neighbours."""
-    dice = random.Random(seed)  # noqa: S311  # repeatable, not secret
+    dice = random.Random(seed)  # repeatable, not secret
     batches = []
     for _ in range(times):
         order = dice.sample(events, len(events))

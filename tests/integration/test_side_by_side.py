@@ -1,5 +1,6 @@
 """Two ingest processes and two aggregating ones on one database give the numbers that one of each would."""
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -33,10 +34,11 @@ class Pair:
 @pytest.fixture(scope="module")
 def pair(postgres_url: str, open_folder: Path) -> Iterator[Pair]:
     with ExitStack() as stack:
-        environment = {"FOOTFALL_DATABASE_URL": stack.enter_context(database_on(postgres_url))}
+        url = stack.enter_context(database_on(postgres_url))
+        environment = {**os.environ, "FOOTFALL_DATABASE_URL": url}
         folder = open_folder / "pair"
         connection = stack.enter_context(running_suite(folder, (0, 0, 0), environment))
-        suite = Suite(connection, folder, environment["FOOTFALL_DATABASE_URL"])
+        suite = Suite(connection, folder, url)
         stack.callback(suite.close)
         second_ingest = stack.enter_context(running_service("ingest", folder, environment))
         second_admin = stack.enter_context(running_service("admin", folder, environment))
@@ -155,9 +157,7 @@ def with_lanes(site: FootfallSite, lanes: int) -> str:
     """Changes the site's number of lanes and makes a write key that no process has cached."""
     changed = admin_pb2.Site(slug=site.slug, settings=admin_pb2.SiteSettings(rollup_shard_count=lanes))
     mask = field_mask_pb2.FieldMask(paths=["settings.rollup_shard_count"])
-    site.operator.UpdateSite(
-        admin_pb2.UpdateSiteRequest(site=changed, update_mask=mask), metadata=site.as_admin
-    )
+    site.operator.UpdateSite(admin_pb2.UpdateSiteRequest(site=changed, update_mask=mask), metadata=site.as_admin)
     rotation = admin_pb2.RotateWriteKeyRequest(site=site.slug, grace_period=duration_pb2.Duration(seconds=3600))
     key: str = site.operator.RotateWriteKey(rotation, metadata=site.as_admin).write_key
     return key

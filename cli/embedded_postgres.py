@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 
 import psycopg
+from fasteners import InterProcessLock
 
 with warnings.catch_warnings():
     # Without a runtime folder it uses the temporary one, which is fine and nobody's business.
@@ -17,6 +18,8 @@ with warnings.catch_warnings():
 
 _SYSTEM_HOME = Path("/var/lib/footfall")
 _READABLE_BY_ALL = 0o055
+_LONGEST_HOME = 85
+"""Bytes; a socket's path may have 104 to 108, and its name takes some."""
 _MEGABYTE = 1024 * 1024
 _DATABASE = "footfall"
 
@@ -37,6 +40,8 @@ class EmbeddedPostgres:
         if os.geteuid() == 0:
             _use_binaries_that_all_may_run()
         server = get_server(self.home, cleanup_mode=None, start=False)
+        # The wheel's own lock is one file for all OS users of a machine, which only the first may open.
+        server._lock = InterProcessLock(self.home.with_suffix(".lock"))
         server.ensure_pgdata_inited()
         self._configure()
         server.start()
@@ -86,12 +91,12 @@ def _cluster_home(data_dir: Path) -> Path:
 
     Run as root the wheel makes an OS user of its own for Postgres and lets everybody read every folder above
     the data. Where that would open somebody's home, or where the path holds white space (which the wheel does
-    not quote), the data goes to a folder named after a hash of DATA_DIR instead.
+    not quote) or is too long for a socket in it, the data goes to a folder named after a hash of DATA_DIR.
     """
     wanted = data_dir.resolve() / "postgres"
     as_root = os.geteuid() == 0
-    quotable = not any(character.isspace() or character in "'\"" for character in str(wanted))
-    if quotable and (not as_root or _open_to_all(wanted)):
+    fit = len(os.fsencode(wanted)) <= _LONGEST_HOME and not any(mark.isspace() or mark in "'\"" for mark in str(wanted))
+    if fit and (not as_root or _open_to_all(wanted)):
         return wanted
     base = _SYSTEM_HOME if as_root else Path.home() / ".local/share/footfall"
     return base / hashlib.sha256(str(wanted).encode()).hexdigest()[:16]

@@ -108,21 +108,21 @@ def test_the_same_events_sent_to_both_processes_at_once_are_counted_once(pair: P
     sendings = [
         Sending(ingest, site.write_key, batch)
         for site, lanes in sites.items()
-        for batch in overlapping(events[site], lanes, times=2, size=35)
+        for batch in overlapping(events[site], lanes, times=3, size=100)
         for ingest in pair.ingests
     ]
     aggregating = [Aggregating(admin, list(sites)) for admin in pair.admins]
     watching = [Watching(site) for site in sites]
     for thread in (*aggregating, *watching):
         thread.start()
-    total = send_all(sendings[::2] + sendings[1::2])
+    total = send_all(sendings, threads=16)
     for site in sites:
         until_counted(site)
     for one in aggregating:
         one.finish()
     for other in watching:
         other.finish(700)
-    assert total == {"accepted": 3 * 700, "duplicate": 3 * 700 * 3, "rejected": 0}
+    assert total == {"accepted": 3 * 700, "duplicate": 3 * 700 * 5, "rejected": 0}
     for site in sites:
         assert_recounts(site, events[site])
 

@@ -118,9 +118,14 @@ def _use_binaries_that_all_may_run() -> None:
         if not copy.exists():
             partial = copy.with_suffix(f".{os.getpid()}")
             _SYSTEM_HOME.mkdir(parents=True, exist_ok=True)
-            shutil.copytree(binaries.parent, partial, symlinks=True)
+            # <site-packages>/<package>/<install>/bin; its libraries lie beside the package, where the wheel put them.
+            install, package = binaries.parent, binaries.parents[1]
+            shutil.copytree(install, partial / package.name / install.name, symlinks=True)
+            libraries = package.with_name(f"{package.name}.libs")
+            if libraries.is_dir():
+                shutil.copytree(libraries, partial / libraries.name, symlinks=True)
             partial.rename(copy)
-        binaries = copy / "bin"
+        binaries = copy / binaries.relative_to(binaries.parents[2])
     # The wheel opens the folders above every version it knows: leave it only the one that is used.
     POSTGRES_VERSIONS.clear()
     POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION] = binaries

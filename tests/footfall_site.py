@@ -26,7 +26,7 @@ from tests.recount import (
 )
 
 if TYPE_CHECKING:
-    from tests.conftest import Suite
+    from tests.suite import Suite
 
 EVENT_TYPES = {
     "pageview": event_pb2.EVENT_TYPE_PAGEVIEW,

@@ -27,7 +27,7 @@ from tests.golden import (
 from tests.recount import DIMENSIONS, METRICS, MILLISECOND, Metrics, Recount
 
 if TYPE_CHECKING:
-    from tests.conftest import Suite
+    from tests.suite import Suite
 
 NOTHING = Metrics(0, 0, 0, 0, 0, 0.0, 0.0)
 AGGREGATED_RANGES = [recorded for recorded in BASIC_RANGES if not recorded.before_aggregation]

@@ -14,7 +14,7 @@ from tests.recount import CONTEXT_FIELDS
 from tests.refusals import batch, event, invalid, refusal_of
 
 if TYPE_CHECKING:
-    from tests.conftest import Suite
+    from tests.suite import Suite
 
 PAGEVIEW, TRACK = event_pb2.EVENT_TYPE_PAGEVIEW, event_pb2.EVENT_TYPE_TRACK
 MEBIBYTE = 1024 * 1024

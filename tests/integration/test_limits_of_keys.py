@@ -12,7 +12,7 @@ from tests.footfall_site import FootfallSite
 from tests.refusals import batch, event, queries, refusal_of, until_refused
 
 if TYPE_CHECKING:
-    from tests.conftest import Suite
+    from tests.suite import Suite
 
 UNAUTHENTICATED, DENIED = grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED
 Metadata = tuple[tuple[str, str], ...]

@@ -11,7 +11,7 @@ from tests.recount import DAY, HOUR, MINUTE
 from tests.refusals import batch, event, invalid, queries, refusal_of
 
 if TYPE_CHECKING:
-    from tests.conftest import Suite
+    from tests.suite import Suite
 
 LIFE = time_range(0, 4_000_000_000_000_000)
 

@@ -17,7 +17,7 @@ from tests.log_recount import pageviews, paired, read_lines
 from tests.recount import DAY, HOUR, MINUTE, RawEvent, Recount
 
 if TYPE_CHECKING:
-    from tests.conftest import Suite
+    from tests.suite import Suite
 
 ROOT = Path(__file__).parents[2]
 LOG = ROOT / "examples" / "semicomplete-2015-05.access.log.gz"

@@ -16,6 +16,8 @@ from common.secrets_store import load_page_tokens
 from common.server import configure_logging, serve
 from common.settings import Settings
 
+PORT = 50053
+
 
 async def main(settings: Settings) -> None:
     """Serves and aggregates until told to stop; a page under way is finished."""
@@ -38,6 +40,7 @@ async def main(settings: Settings) -> None:
     await serve(
         settings,
         SERVICE,
+        PORT,
         lambda server: admin_pb2_grpc.add_AdminServiceServicer_to_server(servicer, server),
         stop,
     )

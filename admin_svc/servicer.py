@@ -76,10 +76,8 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         size, bound = page_size(request.page_size), ("ListSites",)
         after = self._tokens.open(bound, request.page_token) or [""]
         rows = await self._transact(lambda connection: sites.list_sites(connection, str(after[0]), size + 1))
-        page, token = cut_page(rows, size, self._tokens, bound, lambda row: [row.slug])
-        return admin_pb2.ListSitesResponse(
-            sites=[sites.to_proto(row) for row in page], has_more=bool(token), next_page_token=token
-        )
+        page, token = cut_page(rows, size, sites.to_proto, self._tokens, bound, lambda row: [row.slug])
+        return admin_pb2.ListSitesResponse(sites=page, has_more=bool(token), next_page_token=token)
 
     async def UpdateSite(self, request: admin_pb2.UpdateSiteRequest, context: Context) -> admin_pb2.UpdateSiteResponse:
         await self._authenticate(context)
@@ -140,10 +138,10 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             site_id = sites.get_site(connection, request.site).site_id if request.site else None
             return api_keys.list_keys(connection, site_id, int(after[0]), self._clock(), size + 1)
 
-        page, token = cut_page(await self._transact(read), size, self._tokens, bound, lambda row: [row.key_id])
-        return admin_pb2.ListApiKeysResponse(
-            api_keys=[api_keys.to_proto(row) for row in page], has_more=bool(token), next_page_token=token
+        page, token = cut_page(
+            await self._transact(read), size, api_keys.to_proto, self._tokens, bound, lambda row: [row.key_id]
         )
+        return admin_pb2.ListApiKeysResponse(api_keys=page, has_more=bool(token), next_page_token=token)
 
     async def RevokeApiKey(
         self, request: admin_pb2.RevokeApiKeyRequest, context: Context

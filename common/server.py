@@ -49,14 +49,14 @@ def build_server(service: str, register: Register) -> tuple[grpc.aio.Server, Any
     return server, health_servicer
 
 
-async def serve(settings: Settings, service: str, register: Register, on_stop: OnStop) -> None:
+async def serve(settings: Settings, service: str, port: int, register: Register, on_stop: OnStop) -> None:
     """Serves until SIGTERM, SIGINT or the parent's end, then lets calls under way finish and calls `on_stop`.
 
-    Raises RuntimeError when the address cannot be listened on.
+    On `port`, unless the settings say otherwise. Raises RuntimeError when the address cannot be listened on.
     """
     server, health_servicer = build_server(service, register)
-    host = settings.listen.rpartition(":")[0]
-    port = _listen(server, settings)
+    address = settings.listen or f"127.0.0.1:{port}"
+    host, port = address.rpartition(":")[0], _listen(server, address, settings)
     await server.start()
     for name in ("", service):
         await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -82,11 +82,11 @@ def configure_logging(settings: Settings) -> None:
     logging.getLogger("apscheduler").setLevel(logging.ERROR)
 
 
-def _listen(server: grpc.aio.Server, settings: Settings) -> int:
+def _listen(server: grpc.aio.Server, address: str, settings: Settings) -> int:
     if settings.tls_certificate and settings.tls_key:
         pair = (settings.tls_key.read_bytes(), settings.tls_certificate.read_bytes())
-        return server.add_secure_port(settings.listen, grpc.ssl_server_credentials([pair]))
-    return server.add_insecure_port(settings.listen)
+        return server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
+    return server.add_insecure_port(address)
 
 
 async def _until_told_to_stop(settings: Settings) -> None:

@@ -2,20 +2,20 @@
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class Settings(BaseSettings):
-    """`FOOTFALL_*` environment variables. Raises pydantic.ValidationError on a value that makes no sense."""
+    """`FOOTFALL_*` environment variables."""
 
     model_config = SettingsConfigDict(env_prefix="FOOTFALL_", frozen=True)
 
     database_url: str = Field(min_length=1)
     """A Postgres URL, such as postgresql://user:password@host/footfall."""
 
-    listen: str = "127.0.0.1:0"
-    """host:port to serve on; port 0 takes a free one."""
+    listen: str = ""
+    """host:port to serve on; port 0 takes a free one. "" = 127.0.0.1 and the service's own port."""
 
     address_file: Path | None = None
     """Where to write the host:port really served on, once calls are answered."""
@@ -57,5 +57,9 @@ class Settings(BaseSettings):
 
     @classmethod
     def from_environment(cls) -> "Settings":
-        """What the environment says. Raises as the class does, also when database_url is missing."""
-        return cls()  # type: ignore[call-arg]  # the library fills it in
+        """What the environment says. Raises SystemExit, naming the variables, when that makes no sense."""
+        try:
+            return cls()  # type: ignore[call-arg]  # the library fills it in
+        except ValidationError as error:
+            problems = [f"FOOTFALL_{str(one['loc'][0]).upper()}: {one['msg']}" for one in error.errors()]
+            raise SystemExit("\n".join(problems)) from None

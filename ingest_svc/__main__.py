@@ -12,6 +12,8 @@ from common.settings import Settings
 from ingest_svc.group_commit import GroupCommit, database_commit
 from ingest_svc.servicer import SERVICE, IngestServicer
 
+PORT = 50051
+
 
 async def main(settings: Settings) -> None:
     """Serves until told to stop; what was queued by then is committed."""
@@ -27,6 +29,7 @@ async def main(settings: Settings) -> None:
     await serve(
         settings,
         SERVICE,
+        PORT,
         lambda server: ingest_pb2_grpc.add_IngestServiceServicer_to_server(servicer, server),
         stop,
     )

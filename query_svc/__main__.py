@@ -12,6 +12,8 @@ from common.server import configure_logging, serve
 from common.settings import Settings
 from query_svc.servicer import SERVICE, QueryServicer
 
+PORT = 50052
+
 
 async def main(settings: Settings) -> None:
     """Serves until told to stop."""
@@ -29,6 +31,7 @@ async def main(settings: Settings) -> None:
     await serve(
         settings,
         SERVICE,
+        PORT,
         lambda server: query_pb2_grpc.add_QueryServiceServicer_to_server(servicer, server),
         stop,
     )

@@ -56,13 +56,12 @@ def list_events(
     page, token = cut_page(
         _rows(connection, _EVENTS, parameters),
         size,
+        wire.event,
         tokens,
         bound,
         lambda row: [_micros(row.occurred_at), row.batch_id, row.ord],
     )
-    return query_pb2.ListEventsResponse(
-        events=[wire.event(row) for row in page], has_more=bool(token), next_page_token=token
-    )
+    return query_pb2.ListEventsResponse(events=page, has_more=bool(token), next_page_token=token)
 
 
 def list_sessions(
@@ -82,13 +81,12 @@ def list_sessions(
     page, token = cut_page(
         _rows(connection, _SESSIONS, parameters),
         size,
+        wire.session,
         tokens,
         bound,
         lambda row: [_micros(row.started_at), row.visitor_no, row.session_id],
     )
-    return query_pb2.ListSessionsResponse(
-        sessions=[wire.session(row) for row in page], has_more=bool(token), next_page_token=token
-    )
+    return query_pb2.ListSessionsResponse(sessions=page, has_more=bool(token), next_page_token=token)
 
 
 def _rows(connection: Connection, statement: str, parameters: dict[str, Any]) -> list[Any]:

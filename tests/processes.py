@@ -1,7 +1,6 @@
 """Processes that a test starts, and waiting for what they do."""
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -10,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
+
+import psutil  # type: ignore[import-untyped]  # carries no type information
 
 Found = TypeVar("Found")
 
@@ -29,26 +30,29 @@ def eventually(condition: Callable[[], Found], seconds: float = 30.0) -> Found:
 def is_alive(pid: int) -> bool:
     """Whether the process runs; one that has ended and that nobody has waited for does not."""
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
         return False
-    return state not in "ZX"
 
 
-def children_of(pid: int) -> dict[str, int]:
-    """The running processes started by `pid` with `python -m NAME`, by NAME."""
+def service_pids(data_dir: Path) -> dict[str, int]:
+    """The running service processes of the suite on a data folder, by service."""
     found = {}
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit():
-            continue
+    for process in psutil.process_iter():
         try:
-            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            arguments = (folder / "cmdline").read_text().split("\0")
-        except OSError:
+            address_file = Path(process.environ().get("FOOTFALL_ADDRESS_FILE", ""))
+        except psutil.Error:
             continue
-        if parent == pid and "-m" in arguments and is_alive(int(folder.name)):
-            found[arguments[arguments.index("-m") + 1]] = int(folder.name)
+        if address_file.parent == data_dir and is_alive(process.pid):
+            found[address_file.stem] = process.pid
     return found
+
+
+def restarted_pid(data_dir: Path, service: str, before: int) -> int:
+    """The process that the suite has put in the place of the one that was `before`, once it answers."""
+    file = data_dir / f"{service}.address"
+    eventually(lambda: file.exists() and service_pids(data_dir).get(service, before) != before)
+    return service_pids(data_dir)[service]
 
 
 @dataclass
@@ -58,11 +62,6 @@ class Running:
     address: str
     process: subprocess.Popen[bytes]
     log: Path
-
-    def kill(self) -> None:
-        """Ends it as a power cut would."""
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
 
 
 @contextmanager

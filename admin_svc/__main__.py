@@ -29,7 +29,13 @@ async def main(settings: Settings) -> None:
     if settings.admin_key:
         with db.transaction() as connection:
             ensure_admin_key(connection, settings.admin_key, system_clock())
-    schedule = Schedule(db, aggregator, system_clock, aggregate=settings.aggregate and settings.schedule)
+    schedule = Schedule(
+        db,
+        aggregator,
+        system_clock,
+        aggregate=settings.aggregate and settings.schedule,
+        fold=settings.schedule,
+    )
     schedule.start()
 
     async def stop() -> None:

@@ -17,13 +17,13 @@ from common.dimensions import (
     KEYED_EVENT_DIMENSIONS,
     OVERVIEW,
     EventType,
+    is_counted,
 )
 from common.timestamps import duration_micros
 from common.visitor_sets import encode_counts, encode_set
 
 _EVENT_KEYS = tuple((dimension.number, dimension.key) for dimension in EVENT_DIMENSIONS)
 _SESSION_KEYS = tuple(dimension.number for dimension in KEYED_EVENT_DIMENSIONS)
-_COUNTED = frozenset((ENTRY_PAGE.number, EXIT_PAGE.number))
 
 BucketKey = tuple[int, datetime, str]
 """Dimension, start of the hour, key."""
@@ -106,6 +106,6 @@ class Deltas:
     def rows(self) -> Iterator[tuple[BucketKey, list[int], bytes | None]]:
         """What is left to append; sums that came to nothing are left out."""
         for where, (counters, visitors) in self._sums.items():
-            encoded = encode_counts(visitors) if where[0] in _COUNTED else encode_set(visitors)
+            encoded = encode_counts(visitors) if is_counted(where[0]) else encode_set(visitors)
             if any(counters) or (encoded and visitors):
                 yield where, counters, encoded if visitors else None

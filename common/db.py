@@ -18,7 +18,8 @@ DatabaseFault = (
 """What is raised when the database cannot be reached, is busy or gives up: nobody's data is to blame."""
 
 HOUR = 1
-"""`rollup_shards.interval` of an hour row."""
+DAY = 2
+"""`rollup_shards.interval`. All times of rollups are UTC."""
 
 
 class Database:

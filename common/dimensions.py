@@ -111,3 +111,8 @@ Dimension = EventDimension | SessionDimension
 _RANKED: tuple[Dimension, ...] = (*KEYED_EVENT_DIMENSIONS, *SESSION_DIMENSIONS)
 BY_NUMBER = {dimension.number: dimension for dimension in _RANKED}
 """The dimensions a top list can rank."""
+
+
+def is_counted(number: int) -> bool:
+    """Whether rollup rows of the dimension hold counts by visitor (see common/visitor_sets.py), not plain sets."""
+    return isinstance(BY_NUMBER.get(number), SessionDimension)

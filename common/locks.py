@@ -8,6 +8,18 @@ MIGRATION = 0x466F6F7466616C6C
 """One number, held by the session that migrates, so that starting processes migrate one at a time."""
 
 
+_FOLD = 1_000_000
+_DAYS_PER_DIMENSION = 100_000
+
+
+def fold_lock(site_id: int, dimension: int, day: int) -> tuple[int, int]:
+    """Two numbers, held by the transaction that folds one dimension of one day (counted from 1970) of a site.
+
+    Days below 100,000 reach to the year 2243, and lanes stay below 64, so no two locks meet.
+    """
+    return site_id, _FOLD + dimension * _DAYS_PER_DIMENSION + day
+
+
 def lane_lock(site_id: int, lane: int) -> tuple[int, int]:
     """Two numbers, held by the transaction that aggregates one lane of one site."""
     return site_id, lane

@@ -225,7 +225,7 @@ rollup_shards = sa.Table(
     _required("duration_us", sa.BigInteger),
     _required("new_visitors", sa.BigInteger),
     _required("site_id", sa.Integer),
-    # 1 = hour
+    # 1 = hour, 2 = day (only folded ones)
     _required("interval", sa.SmallInteger),
     _required("dimension", sa.SmallInteger),
     _required("key", _key),
@@ -233,4 +233,6 @@ rollup_shards = sa.Table(
     sa.Column("visitors", BYTEA),
     # serves: every report: the buckets of a range of one dimension
     sa.PrimaryKeyConstraint("site_id", "interval", "dimension", "bucket_start", "key", "shard"),
+    # serves: finding what to fold; reading the unfolded deltas of whole days
+    sa.Index("rollup_deltas", "site_id", "dimension", "bucket_start", postgresql_where=sa.text("shard > 0")),
 )

@@ -47,11 +47,27 @@ def encode_counts(counts: Mapping[int, int]) -> bytes:
 
 def positive_of_counts(rows: Iterable[bytes]) -> BitMap:
     """The visitors whose counts in all the rows add up to more than 0."""
+    total = _sum_of_counts(rows)
+    return BitMap.union(BitMap(), *(visitors for count, visitors in total.items() if count > 0))
+
+
+def merge_sets(rows: Iterable[bytes]) -> bytes:
+    """One row of plain sets for several."""
+    return encode_set(union_of_sets(rows))
+
+
+def merge_counts(rows: Iterable[bytes]) -> bytes:
+    """One row of counts for several."""
+    total = _sum_of_counts(rows)
+    return b"".join(_encode_group(count, total[count]) for count in sorted(total) if total[count])
+
+
+def _sum_of_counts(rows: Iterable[bytes]) -> dict[int, BitMap]:
     total: defaultdict[int, BitMap] = defaultdict(BitMap)
     for row in rows:
         for count, visitors in _groups(row):
             _add_group(total, count, visitors)
-    return BitMap.union(BitMap(), *(visitors for count, visitors in total.items() if count > 0))
+    return total
 
 
 def _encode_group(count: int, visitors: BitMap) -> bytes:

@@ -63,7 +63,7 @@ def _visitors(
     group = 1 if by_key else 0
     sets: defaultdict[Any, list[bytes]] = defaultdict(list)
     loose: defaultdict[Any, list[int]] = defaultdict(list)
-    if plan.hours:
+    if plan.days or plan.hours:
         with connection.cursor(binary=True) as cursor:
             for row in cursor.execute(sources.visitor_rows(dimension, some_keys=some_keys), parameters):
                 sets[row[group]].append(row[2])

@@ -1,13 +1,13 @@
-"""The two sources of every number, as SQL: rollups for whole hours, raw events and sessions for the edges.
+"""The sources of every number, as SQL: rollups for whole days and hours, raw events and sessions for the edges.
 
-Each statement reads both in the snapshot it is run in. `hours` and `edges` are the pieces of a range
-plan; `n` is the bucket a piece belongs to.
+Each statement reads all of them in the snapshot it is run in. `days`, `hours` and `edges` are the pieces of a range
+plan; `n` is the bucket a piece belongs to. A day is its row and its hours' deltas that are not folded into it yet.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
-from common.db import HOUR
+from common.db import DAY, HOUR
 from common.dimensions import Dimension, EventDimension
 from query_svc.range_plan import Piece, RangePlan
 
@@ -22,14 +22,29 @@ AND NOT EXISTS (
 """
 """Of an event e: it is aggregated, so that raw reads agree with the rollups."""
 
+_DAYS = "unnest(%(days_n)s::int[], %(days_start)s::timestamptz[], %(days_end)s::timestamptz[])"
 _HOURS = "unnest(%(hours_n)s::int[], %(hours_start)s::timestamptz[], %(hours_end)s::timestamptz[])"
 _EDGES = "unnest(%(edges_n)s::int[], %(edges_start)s::timestamptz[], %(edges_end)s::timestamptz[])"
 
-_ROLLUPS = f"""
-FROM {_HOURS} AS h (n, start, stop)
-JOIN rollup_shards r ON r.site_id = %(site_id)s AND r.interval = {HOUR} AND r.dimension = %(dimension)s
-  AND r.bucket_start >= h.start AND r.bucket_start < h.stop
-"""
+
+def _rollups(columns: str, condition: str = "") -> str:
+    """The columns of every rollup row r of the plan's piece h."""
+
+    def part(pieces: str, which: str) -> str:
+        return f"""
+        SELECT {columns} FROM {pieces} AS h (n, start, stop)
+        JOIN rollup_shards r ON r.site_id = %(site_id)s AND r.dimension = %(dimension)s AND {which}
+          AND r.bucket_start >= h.start AND r.bucket_start < h.stop {condition}
+        """
+
+    return " UNION ALL ".join(
+        (
+            part(_DAYS, f"r.interval = {DAY}"),
+            part(_DAYS, f"r.interval = {HOUR} AND r.shard > 0"),
+            part(_HOURS, f"r.interval = {HOUR}"),
+        )
+    )
+
 
 _EVENTS = f"""
 FROM {_EDGES} AS g (n, start, stop)
@@ -57,6 +72,7 @@ def parameters(site_id: int, dimension: Dimension, plan: RangePlan) -> dict[str,
     return {
         "site_id": site_id,
         "dimension": dimension.number,
+        **_piece_arrays("days", plan.days),
         **_piece_arrays("hours", plan.hours),
         **_piece_arrays("edges", plan.edges),
     }
@@ -82,7 +98,7 @@ def counters_per_key(dimension: Dimension, order: str | None) -> str:
 def visitor_rows(dimension: Dimension, *, some_keys: bool) -> str:
     """n, key and the visitors' bytes of every rollup row; with `some_keys` only of %(keys)s."""
     only = "AND r.key = ANY(%(keys)s)" if some_keys else ""
-    return f"SELECT h.n, r.key, r.visitors {_ROLLUPS} WHERE r.visitors IS NOT NULL {only}"
+    return _rollups("h.n, r.key, r.visitors", f"AND r.visitors IS NOT NULL {only}")
 
 
 def edge_visitors(dimension: Dimension, *, some_keys: bool) -> str:
@@ -101,9 +117,7 @@ def edge_visitors(dimension: Dimension, *, some_keys: bool) -> str:
 
 def _counter_parts(dimension: Dimension) -> str:
     """n, key and counters of each rollup row, of each raw event and of each session of the edges."""
-    rollups = f"""
-    SELECT h.n, r.key, r.events, r.pageviews, r.sessions, r.bounces, r.duration_us, r.new_visitors {_ROLLUPS}
-    """
+    rollups = _rollups("h.n, r.key, r.events, r.pageviews, r.sessions, r.bounces, r.duration_us, r.new_visitors")
     if not isinstance(dimension, EventDimension):
         column = f"s.{dimension.column}"
         return f"""

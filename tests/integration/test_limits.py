@@ -96,7 +96,7 @@ def test_a_stream_answers_in_order_until_a_batch_is_refused(fresh: FootfallSite)
     """What came before the refused one is kept, it and what comes after are not."""
     sizes = (2, 0, 3, 501, 1)
     requests = [ingest_pb2.IngestStreamRequest(events=[event() for _ in range(size)]) for size in sizes]
-    answers = fresh.ingest.IngestStream(iter(requests), metadata=fresh.as_sender)
+    answers = iter(fresh.ingest.IngestStream(iter(requests), metadata=fresh.as_sender))
     assert [next(answers).accepted for _ in range(3)] == [2, 0, 3]
     assert refusal_of(next, answers) == invalid("BATCH_TOO_MANY_EVENTS", "events")
     assert len(fresh.events()) == 5

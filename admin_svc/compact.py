@@ -1,0 +1,181 @@
+"""Compaction: deltas leave the hours they were written to and join the hour's and the day's folded rows.
+
+A page takes deltas of one dimension of one day. In one transaction they are deleted, added to shard 0 of their
+hours and added to shard 0 of the day. So at every instant
+
+    day row + the day's unfolded deltas = sum of the day's hours, each with its own deltas
+
+and nothing that can be read changes. Counters and both forms of visitor sets are commutative sums, so pages may
+take deltas in any order. Two pages never work on one dimension of one day at once: each holds its lock.
+"""
+
+from collections import defaultdict
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+import psycopg
+
+from common.db import DAY, HOUR
+from common.dimensions import is_counted
+from common.locks import fold_lock
+from common.timestamps import EPOCH
+from common.visitor_sets import merge_counts, merge_sets
+
+DEFAULT_LIMIT = 5_000
+MAX_LIMIT = 50_000
+
+# The sites with something to fold.
+_SITES_WITH_DELTAS = """
+SELECT s.site_id FROM sites s
+WHERE EXISTS (SELECT FROM rollup_shards r WHERE r.site_id = s.site_id AND r.shard > 0)
+ORDER BY s.site_id
+"""
+
+# The first delta at or after a place in the index of deltas.
+_NEXT_DELTA = """
+SELECT dimension, bucket_start FROM rollup_shards
+WHERE site_id = %(site_id)s AND shard > 0 AND (dimension, bucket_start) >= (%(dimension)s, %(start)s)
+ORDER BY dimension, bucket_start LIMIT 1
+"""
+
+# Takes a page of one day's deltas of one dimension.
+_TAKE_DELTAS = f"""
+DELETE FROM rollup_shards
+WHERE site_id = %(site_id)s AND shard > 0 AND ctid = ANY(ARRAY(
+    SELECT ctid FROM rollup_shards
+    WHERE site_id = %(site_id)s AND interval = {HOUR} AND dimension = %(dimension)s AND shard > 0
+      AND bucket_start >= %(day)s AND bucket_start < %(next_day)s
+    ORDER BY bucket_start LIMIT %(limit)s
+))
+RETURNING bucket_start, key, events, pageviews, sessions, bounces, duration_us, new_visitors, visitors
+"""
+
+# The folded rows that a page adds to.
+_READ_FOLDED = """
+SELECT r.interval, r.bucket_start, r.key, r.events, r.pageviews, r.sessions, r.bounces, r.duration_us,
+       r.new_visitors, r.visitors
+FROM unnest(%(intervals)s::smallint[], %(starts)s::timestamptz[], %(keys)s::text[]) AS w (interval, bucket_start, key)
+JOIN rollup_shards r ON r.site_id = %(site_id)s AND r.interval = w.interval AND r.dimension = %(dimension)s
+  AND r.bucket_start = w.bucket_start AND r.key = w.key AND r.shard = 0
+"""
+
+# Makes the folded rows what they have become.
+_WRITE_FOLDED = """
+INSERT INTO rollup_shards (site_id, dimension, shard, interval, bucket_start, key, events, pageviews, sessions, bounces,
+                           duration_us, new_visitors, visitors)
+SELECT %(site_id)s, %(dimension)s, 0, w.*
+FROM unnest(%(intervals)s::smallint[], %(starts)s::timestamptz[], %(keys)s::text[], %(events)s::bigint[],
+            %(pageviews)s::bigint[], %(sessions)s::bigint[], %(bounces)s::bigint[], %(duration_us)s::bigint[],
+            %(new_visitors)s::bigint[], %(visitors)b::bytea[]) AS w
+ON CONFLICT (site_id, interval, dimension, bucket_start, key, shard) DO UPDATE
+SET events = excluded.events, pageviews = excluded.pageviews, sessions = excluded.sessions,
+    bounces = excluded.bounces, duration_us = excluded.duration_us, new_visitors = excluded.new_visitors,
+    visitors = excluded.visitors
+"""
+
+# Removes folded rows of which nothing is left, as of an exit page that every session has left behind.
+_DELETE_FOLDED = """
+DELETE FROM rollup_shards r
+USING unnest(%(intervals)s::smallint[], %(starts)s::timestamptz[], %(keys)s::text[]) AS w (interval, bucket_start, key)
+WHERE r.site_id = %(site_id)s AND r.interval = w.interval AND r.dimension = %(dimension)s
+  AND r.bucket_start = w.bucket_start AND r.key = w.key AND r.shard = 0
+"""
+
+_COUNTERS = ("events", "pageviews", "sessions", "bounces", "duration_us", "new_visitors")
+_ONE_DAY = timedelta(days=1)
+
+Connection = psycopg.Connection[Any]
+Place = tuple[int, datetime, str]
+"""Interval, bucket start, key: a folded row of one site and dimension."""
+
+
+class Folded(NamedTuple):
+    """What one page did."""
+
+    shards: int = 0
+    """Deltas that were folded."""
+    keys: int = 0
+    """Folded rows, of hours and days, that they went into."""
+
+
+def sites_with_deltas(connection: Connection) -> list[int]:
+    """The sites with something to fold, by number."""
+    return [row[0] for row in connection.execute(_SITES_WITH_DELTAS)]
+
+
+def has_deltas(connection: Connection, site_id: int) -> bool:
+    """Whether the site has something to fold."""
+    return _next_delta(connection, site_id, -1, EPOCH) is not None
+
+
+def run_once(connection: Connection, site_id: int, limit: int) -> Folded:
+    """Folds up to `limit` deltas of one dimension and day that no other worker holds; `connection` is in autocommit.
+
+    An empty Folded: there is nothing to fold, or others hold all of it. Raises a DatabaseFault, and then nothing
+    was done.
+    """
+    dimension, start = -1, EPOCH
+    while (found := _next_delta(connection, site_id, dimension, start)) is not None:
+        dimension, hour = found
+        day = hour.replace(hour=0)
+        with connection.transaction():
+            lock = fold_lock(site_id, dimension, (day - EPOCH).days)
+            row = connection.execute("SELECT pg_try_advisory_xact_lock(%s, %s)", lock).fetchone()
+            folded = fold_day(connection, site_id, dimension, day, limit) if row and row[0] else Folded()
+        if folded.shards:
+            return folded
+        # Another worker holds this day or has just folded it: go on behind it.
+        start = day + _ONE_DAY
+    return Folded()
+
+
+def fold_day(connection: Connection, site_id: int, dimension: int, day: datetime, limit: int) -> Folded:
+    """Folds up to `limit` deltas of the day in the caller's transaction, which holds the day's lock."""
+    where = {"site_id": site_id, "dimension": dimension}
+    deltas = _rows(connection, _TAKE_DELTAS, {**where, "day": day, "next_day": day + _ONE_DAY, "limit": limit})
+    counters: defaultdict[Place, list[int]] = defaultdict(lambda: [0] * len(_COUNTERS))
+    visitors: defaultdict[Place, list[bytes]] = defaultdict(list)
+
+    def add(place: Place, row: tuple[Any, ...]) -> None:
+        sums = counters[place]
+        for position, value in enumerate(row[:-1]):
+            sums[position] += value
+        if row[-1] is not None:
+            visitors[place].append(row[-1])
+
+    for hour, key, *row in deltas:
+        add((HOUR, hour, key), tuple(row))
+        add((DAY, day, key), tuple(row))
+    for interval, start, key, *row in _rows(connection, _READ_FOLDED, {**where, **_places(list(counters))}):
+        add((interval, start, key), tuple(row))
+
+    merge = merge_counts if is_counted(dimension) else merge_sets
+    sets = {place: merge(rows) for place, rows in visitors.items()}
+    left = [place for place, sums in counters.items() if any(sums) or sets.get(place)]
+    gone = [place for place in counters if place not in set(left)]
+    if left:
+        columns = {name: [counters[place][index] for place in left] for index, name in enumerate(_COUNTERS)}
+        blobs = [sets.get(place) or None for place in left]
+        connection.execute(_WRITE_FOLDED, {**where, **_places(left), **columns, "visitors": blobs})
+    if gone:
+        connection.execute(_DELETE_FOLDED, {**where, **_places(gone)})
+    return Folded(len(deltas), len(left))
+
+
+def _next_delta(connection: Connection, site_id: int, dimension: int, start: datetime) -> tuple[int, datetime] | None:
+    parameters = {"site_id": site_id, "dimension": dimension, "start": start}
+    row = connection.execute(_NEXT_DELTA, parameters).fetchone()
+    return None if row is None else (row[0], row[1])
+
+
+def _rows(connection: Connection, statement: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
+    with connection.cursor(binary=True) as cursor:
+        return cursor.execute(statement, parameters).fetchall()
+
+
+def _places(places: list[Place]) -> dict[str, list[Any]]:
+    return {
+        "intervals": [place[0] for place in places],
+        "starts": [place[1] for place in places],
+        "keys": [place[2] for place in places],
+    }

@@ -1,0 +1,22 @@
+"""An index of unfolded deltas."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.create_index(
+        "rollup_deltas",
+        "rollup_shards",
+        ["site_id", "dimension", "bucket_start"],
+        postgresql_where=sa.text("shard > 0"),
+    )
+
+
+def downgrade() -> None:
+    op.drop_index("rollup_deltas", table_name="rollup_shards")

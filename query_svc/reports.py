@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import psycopg
 from footfall.query.v1 import query_pb2
@@ -13,7 +14,16 @@ from query_svc import wire
 from query_svc.calendar import bucket_starts, zone_named
 from query_svc.measure import NOTHING, measure_buckets, measure_keys
 from query_svc.range_plan import RangePlan, ceil_hour, floor_hour, plan_range
-from query_svc.requests import Range, required_range, required_text, top_dimension, top_limit, top_order
+from query_svc.requests import (
+    Range,
+    Ranking,
+    comparison_range,
+    ranking,
+    rankings,
+    required_range,
+    required_text,
+    row_limit,
+)
 from query_svc.sources import COUNTED
 
 # Whether the part of an hour that a range leaves out holds any event at all.
@@ -46,45 +56,62 @@ def overview(
     connection: Connection, site: Site, request: query_pb2.GetOverviewRequest, now: datetime
 ) -> query_pb2.GetOverviewResponse:
     """GetOverview. Raises CallError for a request that makes no sense, like every report."""
-    start, end = required_range(request)
-    measured = measure_buckets(connection, site.site_id, _plan(connection, site, [start], end))
-    counters, visitors = measured.get(0, (NOTHING, 0))
-    return query_pb2.GetOverviewResponse(
-        metrics=wire.metrics(counters, visitors), metadata=_metadata(connection, site, (start, end), now)
+    asked, compared = required_range(request), comparison_range(request)
+    response = query_pb2.GetOverviewResponse(
+        metrics=_metrics(connection, site, asked), metadata=_metadata(connection, site, asked, now)
     )
+    if compared:
+        response.comparison_metrics.CopyFrom(_metrics(connection, site, compared))
+        response.comparison_metadata.CopyFrom(_metadata(connection, site, compared, now))
+    return response
 
 
 def timeseries(
     connection: Connection, site: Site, request: query_pb2.GetTimeseriesRequest, now: datetime
 ) -> query_pb2.GetTimeseriesResponse:
     """GetTimeseries."""
-    start, end = required_range(request)
-    zone = zone_named(request.time_zone)
-    starts = bucket_starts(request.interval, zone, start, end)
-    measured = measure_buckets(connection, site.site_id, _plan(connection, site, starts, end))
-    return query_pb2.GetTimeseriesResponse(
-        buckets=[wire.bucket(at, *measured.get(n, (NOTHING, 0))) for n, at in enumerate(starts)],
-        metadata=_metadata(connection, site, (start, end), now),
+    asked, compared, zone = required_range(request), comparison_range(request), zone_named(request.time_zone)
+    response = query_pb2.GetTimeseriesResponse(
+        buckets=_buckets(connection, site, asked, request.interval, zone),
+        metadata=_metadata(connection, site, asked, now),
         time_zone=zone.key,
     )
+    if compared:
+        response.comparison_buckets.extend(_buckets(connection, site, compared, request.interval, zone))
+        response.comparison_metadata.CopyFrom(_metadata(connection, site, compared, now))
+    return response
 
 
 def top(
     connection: Connection, site: Site, request: query_pb2.GetTopRequest, now: datetime
 ) -> query_pb2.GetTopResponse:
     """GetTop."""
-    start, end = required_range(request)
-    dimension, limit, order = (
-        top_dimension(request.dimension),
-        top_limit(request.limit),
-        top_order(request.order_by),
-    )
-    rows = measure_keys(connection, site.site_id, dimension, _plan(connection, site, [start], end), order, limit)
-    if order is None:
-        # The number of distinct visitors is known only once the sets are united, so all keys were read.
-        rows = sorted(rows, key=lambda row: (-row[2], row[0].encode()))[:limit]
+    asked = required_range(request)
     return query_pb2.GetTopResponse(
-        rows=[wire.top_row(*row) for row in rows], metadata=_metadata(connection, site, (start, end), now)
+        rows=_top_rows(connection, site, asked, ranking(request)), metadata=_metadata(connection, site, asked, now)
+    )
+
+
+def dashboard(
+    connection: Connection, site: Site, request: query_pb2.GetDashboardRequest, now: datetime
+) -> query_pb2.GetDashboardResponse:
+    """GetDashboard."""
+    asked, compared, zone = required_range(request), comparison_range(request), zone_named(request.time_zone)
+    lists = rankings(request)
+
+    def over(span: Range) -> query_pb2.Dashboard:
+        return query_pb2.Dashboard(
+            metrics=_metrics(connection, site, span),
+            buckets=_buckets(connection, site, span, request.interval, zone),
+            tops=[
+                query_pb2.TopList(dimension=spec.dimension, rows=_top_rows(connection, site, span, wanted))
+                for spec, wanted in zip(request.tops, lists, strict=True)
+            ],
+            metadata=_metadata(connection, site, span, now),
+        )
+
+    return query_pb2.GetDashboardResponse(
+        dashboard=over(asked), comparison=over(compared) if compared else None, time_zone=zone.key
     )
 
 
@@ -99,7 +126,7 @@ def property_breakdown(
         "end": end,
         "event_name": required_text("event_name", request.event_name),
         "property": required_text("property_key", request.property_key),
-        "limit": top_limit(request.limit),
+        "limit": row_limit(request.limit),
     }
     rows = connection.execute(_BREAKDOWN.format(event_key=wire.EVENT_KEY_SQL), parameters)
     return query_pb2.GetPropertyBreakdownResponse(
@@ -111,6 +138,31 @@ def property_breakdown(
         ],
         metadata=_metadata(connection, site, (start, end), now),
     )
+
+
+def _metrics(connection: Connection, site: Site, span: Range) -> query_pb2.Metrics:
+    start, end = span
+    measured = measure_buckets(connection, site.site_id, _plan(connection, site, [start], end))
+    return wire.metrics(*measured.get(0, (NOTHING, 0)))
+
+
+def _buckets(
+    connection: Connection, site: Site, span: Range, interval: int, zone: ZoneInfo
+) -> list[query_pb2.TimeBucket]:
+    start, end = span
+    starts = bucket_starts(interval, zone, start, end)
+    measured = measure_buckets(connection, site.site_id, _plan(connection, site, starts, end))
+    return [wire.bucket(at, *measured.get(n, (NOTHING, 0))) for n, at in enumerate(starts)]
+
+
+def _top_rows(connection: Connection, site: Site, span: Range, wanted: Ranking) -> list[query_pb2.TopRow]:
+    start, end = span
+    plan = _plan(connection, site, [start], end)
+    rows = measure_keys(connection, site.site_id, wanted.dimension, plan, wanted.order, wanted.limit)
+    if wanted.order is None:
+        # The number of distinct visitors is known only once the sets are united, so all keys were read.
+        rows = sorted(rows, key=lambda row: (-row[2], row[0].encode()))[: wanted.limit]
+    return [wire.top_row(*row) for row in rows]
 
 
 def _plan(connection: Connection, site: Site, starts: Sequence[datetime], end: datetime) -> RangePlan:

@@ -1,7 +1,7 @@
 """What requests ask for, checked. Pure: one function per kind of field, and the field's path in its message."""
 
 from datetime import UTC, datetime
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from footfall.query.v1 import query_pb2
 from footfall.type.v1 import time_range_pb2
@@ -13,6 +13,7 @@ from common.timestamps import bound_from_timestamp
 
 DEFAULT_LIMIT = 10
 MAX_LIMIT = 1_000
+MAX_TOPS = 20
 
 # So that no whole hour, day or zone offset around a bound leaves the years that can be computed with.
 _FIRST = datetime(2, 1, 1, tzinfo=UTC)
@@ -41,37 +42,71 @@ class RangedRequest(Protocol):
     def HasField(self, field_name: Literal["range"], /) -> bool: ...  # noqa: N802  # named by protobuf
 
 
+class ComparedRequest(Protocol):
+    """A request that may have a second range."""
+
+    @property
+    def comparison_range(self) -> time_range_pb2.TimeRange: ...
+    def HasField(self, field_name: Literal["comparison_range"], /) -> bool: ...  # noqa: N802  # as above
+
+
 def required_range(request: RangedRequest) -> Range:
     """The request's range over stored times. Raises CallError when it is absent, inverted or empty."""
     if not request.HasField("range"):
         raise invalid("range", Reason.FIELD_REQUIRED, "is missing; give start_time and end_time")
-    return _checked(request.range)
+    return _checked("range", request.range)
 
 
 def optional_range(request: RangedRequest) -> Range | None:
     """The request's range, or None for all time. Raises CallError when it is inverted or empty."""
-    return _checked(request.range) if request.HasField("range") else None
+    return _checked("range", request.range) if request.HasField("range") else None
 
 
-def top_limit(limit: int) -> int:
+def comparison_range(request: ComparedRequest) -> Range | None:
+    """The range to compare with, if any. Raises CallError when it is inverted or empty."""
+    return _checked("comparison_range", request.comparison_range) if request.HasField("comparison_range") else None
+
+
+class Ranking(NamedTuple):
+    """A top list that is asked for."""
+
+    dimension: Dimension
+    limit: int
+    order: str | None
+    """An expression over the counters of sources.counters_per_key; None = by distinct visitors."""
+
+
+def ranking(request: query_pb2.GetTopRequest | query_pb2.TopSpec, path: str = "") -> Ranking:
+    """What to rank. Raises CallError for an unknown dimension or order and for a negative limit; `path` is where
+    the request's fields stand."""
+    if request.order_by not in _ORDERS:
+        names = ", ".join(name for name, _ in query_pb2.OrderBy.items())
+        raise invalid(f"{path}order_by", Reason.VALUE_UNKNOWN, f"must be one of {names}")
+    return Ranking(
+        _dimension(f"{path}dimension", request.dimension),
+        row_limit(request.limit, f"{path}limit"),
+        _ORDERS[request.order_by],
+    )
+
+
+def rankings(request: query_pb2.GetDashboardRequest) -> list[Ranking]:
+    """The dashboard's top lists. Raises CallError as `ranking`, and for more than 20."""
+    if len(request.tops) > MAX_TOPS:
+        raise invalid("tops", Reason.VALUE_OUT_OF_RANGE, f"holds {len(request.tops)} lists, {MAX_TOPS} are allowed")
+    return [ranking(spec, f"tops[{index}].") for index, spec in enumerate(request.tops)]
+
+
+def row_limit(limit: int, field: str = "limit") -> int:
     """How many rows a report gives. Raises CallError when negative."""
-    return bounded("limit", limit, default=DEFAULT_LIMIT, most=MAX_LIMIT)
+    return bounded(field, limit, default=DEFAULT_LIMIT, most=MAX_LIMIT)
 
 
-def top_dimension(number: int) -> Dimension:
-    """The dimension to rank. Raises CallError for a number that is none."""
+def _dimension(field: str, number: int) -> Dimension:
     dimension = BY_NUMBER.get(number)
     if dimension is None:
         names = ", ".join(name for name, _ in query_pb2.Dimension.items() if not name.endswith("_UNSPECIFIED"))
-        raise invalid("dimension", Reason.VALUE_UNKNOWN, f"must be one of {names}")
+        raise invalid(field, Reason.VALUE_UNKNOWN, f"must be one of {names}")
     return dimension
-
-
-def top_order(number: int) -> str | None:
-    """How to rank in SQL; None = by distinct visitors. Raises CallError for a number that is no order."""
-    if number not in _ORDERS:
-        raise invalid("order_by", Reason.VALUE_UNKNOWN, f"must be one of {', '.join(query_pb2.OrderBy.keys())}")
-    return _ORDERS[number]
 
 
 def required_text(field: str, value: str) -> str:
@@ -83,19 +118,19 @@ def required_text(field: str, value: str) -> str:
     return value
 
 
-def _checked(value: time_range_pb2.TimeRange) -> Range:
+def _checked(field: str, value: time_range_pb2.TimeRange) -> Range:
     bounds: list[datetime] = []
     for name in ("start_time", "end_time"):
         if not value.HasField(name):
-            raise invalid(f"range.{name}", Reason.FIELD_REQUIRED, "is missing")
+            raise invalid(f"{field}.{name}", Reason.FIELD_REQUIRED, "is missing")
         try:
             bound = bound_from_timestamp(getattr(value, name))
         except (ValueError, OverflowError) as error:
-            raise invalid(f"range.{name}", Reason.RANGE_INVALID, f"is not a valid time: {error}") from error
+            raise invalid(f"{field}.{name}", Reason.RANGE_INVALID, f"is not a valid time: {error}") from error
         if not _FIRST <= bound <= _LAST:
-            raise invalid(f"range.{name}", Reason.RANGE_INVALID, "must lie in the years 2–9997")
+            raise invalid(f"{field}.{name}", Reason.RANGE_INVALID, "must lie in the years 2–9997")
         bounds.append(bound)
     start, end = bounds
     if end <= start:
-        raise invalid("range.end_time", Reason.RANGE_INVALID, "must be later than range.start_time")
+        raise invalid(f"{field}.end_time", Reason.RANGE_INVALID, f"must be later than {field}.start_time")
     return start, end

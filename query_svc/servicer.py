@@ -56,6 +56,12 @@ class QueryServicer(query_pb2_grpc.QueryServiceServicer):
         now = self._clock()
         return await self._ask(request, context, lambda c, site: reports.top(c, site, request, now))
 
+    async def GetDashboard(
+        self, request: query_pb2.GetDashboardRequest, context: Context
+    ) -> query_pb2.GetDashboardResponse:
+        now = self._clock()
+        return await self._ask(request, context, lambda c, site: reports.dashboard(c, site, request, now))
+
     async def GetPropertyBreakdown(
         self, request: query_pb2.GetPropertyBreakdownRequest, context: Context
     ) -> query_pb2.GetPropertyBreakdownResponse:

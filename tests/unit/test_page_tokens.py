@@ -1,0 +1,67 @@
+"""A page token opens for the request it was made for, and for nothing else."""
+
+import base64
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.errors import CallError
+from common.page_tokens import Cursor, PageTokens
+
+SECRET = b"s" * 32
+TOKENS = PageTokens(SECRET)
+
+requests = st.lists(st.text(max_size=8), min_size=1, max_size=4).map(tuple)
+cursors = st.lists(st.one_of(st.text(max_size=12), st.integers(-(2**63), 2**63 - 1)), max_size=4)
+
+
+@given(requests, cursors)
+def test_a_token_gives_back_its_cursor(request: tuple[str, ...], cursor: Cursor) -> None:
+    assert TOKENS.open(request, TOKENS.seal(request, cursor)) == cursor
+
+
+def test_no_token_is_the_beginning() -> None:
+    assert TOKENS.open(("ListEvents", "shop"), "") is None
+
+
+@given(requests, cursors, st.data())
+def test_a_changed_byte_is_refused(request: tuple[str, ...], cursor: Cursor, data: st.DataObject) -> None:
+    """Anywhere in the seal or in the cursor, whichever bit."""
+    token = TOKENS.seal(request, cursor)
+    raw = bytearray(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
+    raw[data.draw(st.integers(0, len(raw) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    with pytest.raises(CallError, match="PAGE_TOKEN_INVALID"):
+        TOKENS.open(request, base64.urlsafe_b64encode(raw).decode().rstrip("="))
+
+
+@given(requests, cursors, st.integers(1, 40))
+def test_a_shortened_token_is_refused(request: tuple[str, ...], cursor: Cursor, cut: int) -> None:
+    token = TOKENS.seal(request, cursor)[:-cut]
+    if token:
+        with pytest.raises(CallError, match="PAGE_TOKEN_INVALID"):
+            TOKENS.open(request, token)
+
+
+@given(requests, requests, cursors)
+def test_the_token_of_another_request_is_refused(
+    request: tuple[str, ...], other: tuple[str, ...], cursor: Cursor
+) -> None:
+    """However its fields are cut: ("ab", "c") is not ("a", "bc")."""
+    if request != other:
+        with pytest.raises(CallError, match="PAGE_TOKEN_INVALID"):
+            TOKENS.open(other, TOKENS.seal(request, cursor))
+
+
+@given(requests, cursors, st.binary(min_size=1, max_size=64).filter(lambda secret: secret != SECRET))
+def test_the_token_of_another_installation_is_refused(
+    request: tuple[str, ...], cursor: Cursor, secret: bytes
+) -> None:
+    with pytest.raises(CallError, match="PAGE_TOKEN_INVALID"):
+        TOKENS.open(request, PageTokens(secret).seal(request, cursor))
+
+
+@given(st.text(min_size=1))
+def test_made_up_text_is_refused(text: str) -> None:
+    with pytest.raises(CallError, match="PAGE_TOKEN_INVALID"):
+        TOKENS.open(("ListEvents", "shop"), text)

@@ -42,7 +42,7 @@ def made_up(seed: int, *, visitors: int, events: int) -> list[RawEvent]:
 
 def _event(dice: random.Random, visitor: str, occurred_at: int) -> RawEvent:
     kind = dice.choices(("pageview", "track", "identify"), (6, 3, 1))[0]
-    some = {name: dice.choice(("", "", f"{name} 1", f"{name} 2")) for name in CONTEXT_FIELDS}
+    some: dict[str, Any] = {name: dice.choice(("", "", f"{name} 1", f"{name} 2")) for name in CONTEXT_FIELDS}
     return RawEvent(
         event_id=str(UUID(int=dice.getrandbits(128), version=4)),
         type=kind,
@@ -121,9 +121,7 @@ def until_counted(site: FootfallSite, seconds: float = 60.0) -> None:
     eventually(lambda: metadata_of(site).pending_events == 0, seconds)
 
 
-def assert_recounts(
-    site: FootfallSite, events: Iterable[RawEvent], *, not_counted: Iterable[RawEvent] = ()
-) -> None:
+def assert_recounts(site: FootfallSite, events: Iterable[RawEvent], *, not_counted: Iterable[RawEvent] = ()) -> None:
     """Every report and list over the whole and over odd ends equals the recount; the list of raw events shows
     those too that are not counted."""
     counted = list(events)

@@ -1,6 +1,7 @@
 """The recorded cases, replayed through ingest, aggregation and queries of the running services."""
 
-from itertools import pairwise
+from datetime import timedelta
+from itertools import pairwise, permutations
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +9,7 @@ import grpc
 import pytest
 from footfall.ingest.v1 import ingest_pb2
 from footfall.query.v1 import query_pb2
+from footfall.type.v1 import event_pb2
 
 from tests.footfall_site import FootfallSite, time_range
 from tests.golden import (
@@ -24,7 +26,7 @@ from tests.golden import (
     by_count_and_key,
     rows,
 )
-from tests.recount import DIMENSIONS, METRICS, MILLISECOND, Metrics, Recount, Scalar, json_text
+from tests.recount import DAY, DIMENSIONS, METRICS, MILLISECOND, MINUTE, Metrics, Recount, Scalar, json_text
 
 if TYPE_CHECKING:
     from tests.suite import Suite
@@ -281,6 +283,30 @@ def test_the_order_of_arrival_changes_nothing(suite: "Suite", lanes: int) -> Non
     for recorded in (one for one in STREAM_RANGES if one.is_range):
         for query, counted, answered in site.compare(recount_of(STREAM_BATCHES), recorded.start, recorded.end):
             assert answered == counted, (recorded.label, query)
+
+
+@pytest.mark.parametrize("arrival", list(permutations(range(3))))
+def test_a_gap_of_exactly_the_timeout_goes_on_and_one_longer_ends_a_session(
+    suite: "Suite", arrival: tuple[int, ...]
+) -> None:
+    """To the microsecond, whatever comes first; which the recorded stream does not try."""
+    site = FootfallSite(suite, "golden-gap", session_timeout=timedelta(seconds=60))
+    start = BASIC_RANGES[0].start
+    times = [start, start + MINUTE, start + 2 * MINUTE + 1]
+    for number in arrival:
+        request = ingest_pb2.IngestBatchRequest(
+            events=[ingest_pb2.Event(type=event_pb2.EVENT_TYPE_PAGEVIEW, visitor_id="v", path=f"/{number}")]
+        )
+        request.events[0].occurred_at.FromMicroseconds(times[number])
+        site.send(request)
+        site.aggregate()
+    rows = site.session_rows()
+    assert [(row.entry_page, row.exit_page, row.new_visitor) for row in rows] == [
+        ("/2", "/2", False),
+        ("/0", "/1", True),
+    ]
+    assert [row.end - row.start for row in rows] == [0, MINUTE]
+    assert site.overview(start, start + DAY).sessions == 2
 
 
 def test_a_replayed_batch_is_duplicate_and_changes_nothing(suite: "Suite") -> None:

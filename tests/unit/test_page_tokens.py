@@ -54,9 +54,7 @@ def test_the_token_of_another_request_is_refused(
 
 
 @given(requests, cursors, st.binary(min_size=1, max_size=64).filter(lambda secret: secret != SECRET))
-def test_the_token_of_another_installation_is_refused(
-    request: tuple[str, ...], cursor: Cursor, secret: bytes
-) -> None:
+def test_the_token_of_another_installation_is_refused(request: tuple[str, ...], cursor: Cursor, secret: bytes) -> None:
     with pytest.raises(CallError, match="PAGE_TOKEN_INVALID"):
         TOKENS.open(request, PageTokens(secret).seal(request, cursor))
 

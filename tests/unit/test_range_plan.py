@@ -14,7 +14,9 @@ MICROSECOND = timedelta(microseconds=1)
 # On, beside and between whole hours and days.
 instants = st.builds(
     lambda minutes, micros: ORIGIN + timedelta(minutes=minutes, microseconds=micros),
-    st.one_of(st.integers(0, 6000), st.integers(0, 100).map(lambda n: n * 60), st.integers(0, 4).map(lambda n: n * 1440)),
+    st.one_of(
+        st.integers(0, 6000), st.integers(0, 100).map(lambda n: n * 60), st.integers(0, 4).map(lambda n: n * 1440)
+    ),
     st.integers(-1, 1),
 )
 cuts = st.sets(instants, min_size=2, max_size=8).map(sorted)

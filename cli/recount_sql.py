@@ -1,0 +1,159 @@
+"""A recount of one site from its raw events, in plain SQL: one statement per measure.
+
+It shares nothing with aggregation or reports, on purpose: what both say must be the same. Only aggregated events
+are counted, for the answers hold no others.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import psycopg
+
+# The aggregated events of the site, and each event's keys by dimension.
+_EVENTS = """
+CREATE TEMPORARY TABLE recount_events ON COMMIT DROP AS
+SELECT e.occurred_at AS at, e.event_id, e.visitor_id, coalesce(e.session_id, '') AS stream, e.type = 1 AS pageview,
+       e.path,
+       CASE e.type WHEN 1 THEN 'pageview' WHEN 3 THEN 'identify' ELSE e.name END AS event,
+       CASE WHEN e.type = 1 THEN e.path END AS page, e.referrer, e.utm_source, e.utm_medium, e.utm_campaign,
+       e.device, e.browser, e.os, e.country
+FROM events e
+WHERE e.site_id = %(site_id)s
+  AND NOT EXISTS (SELECT FROM pending_batches p WHERE p.site_id = e.site_id AND p.batch_id = e.batch_id
+                    AND e.ord BETWEEN p.first_ord AND p.last_ord)
+  AND NOT EXISTS (SELECT FROM failed_events f WHERE f.site_id = e.site_id AND f.batch_id = e.batch_id AND f.ord = e.ord)
+"""
+
+# Its sessions: a visitor's events of one stream, cut where the gap is longer than the timeout.
+_SESSIONS = """
+CREATE TEMPORARY TABLE recount_sessions ON COMMIT DROP AS
+WITH gaps AS (
+    SELECT *, at - lag(at) OVER stream > %(timeout)s AS after_gap
+    FROM recount_events WINDOW stream AS (PARTITION BY visitor_id, stream ORDER BY at, event_id)
+), numbered AS (
+    SELECT *, count(*) FILTER (WHERE after_gap) OVER (PARTITION BY visitor_id, stream ORDER BY at, event_id) AS number
+    FROM gaps
+), runs AS (
+    SELECT visitor_id, stream, number, min(at) AS started_at, max(at) AS ended_at, count(*) AS events,
+           count(*) FILTER (WHERE pageview) AS pageviews,
+           (array_agg(path ORDER BY at, event_id) FILTER (WHERE path IS NOT NULL))[1] AS entry_page,
+           (array_agg(path ORDER BY at DESC, event_id DESC) FILTER (WHERE path IS NOT NULL))[1] AS exit_page
+    FROM numbered GROUP BY visitor_id, stream, number
+), firsts AS (
+    SELECT DISTINCT ON (visitor_id, stream, number) *
+    FROM numbered ORDER BY visitor_id, stream, number, at, event_id
+)
+SELECT r.*, f.event, f.page, f.referrer, f.utm_source, f.utm_medium, f.utm_campaign, f.device, f.browser, f.os,
+       f.country,
+       row_number() OVER (PARTITION BY r.visitor_id ORDER BY f.at, f.event_id, r.stream) = 1 AS new_visitor
+FROM runs r JOIN firsts f USING (visitor_id, stream, number)
+"""
+
+EVENT_DIMENSIONS = (
+    "event",
+    "page",
+    "referrer",
+    "utm_source",
+    "utm_medium",
+    "utm_campaign",
+    "device",
+    "browser",
+    "os",
+    "country",
+)
+SESSION_DIMENSIONS = ("entry_page", "exit_page")
+
+_OF_EVENTS = "count(*), count(*) FILTER (WHERE pageview), count(DISTINCT visitor_id)"
+_OF_SESSIONS = """
+count(*), count(*) FILTER (WHERE pageviews <= 1), (extract(epoch FROM sum(ended_at - started_at)) * 1000000)::bigint,
+count(*) FILTER (WHERE new_visitor)
+"""
+
+
+class Measures(NamedTuple):
+    """What is compared; durations are summed up, in µs."""
+
+    events: int = 0
+    pageviews: int = 0
+    visitors: int = 0
+    sessions: int = 0
+    bounces: int = 0
+    duration_us: int = 0
+    new_visitors: int = 0
+
+
+class Recount:
+    """One site's aggregated raw events, counted in the caller's transaction, in temporary tables that end with it."""
+
+    def __init__(self, connection: psycopg.Connection[Any], slug: str) -> None:
+        """Raises LookupError when there is no such site."""
+        self._connection = connection
+        site = connection.execute(
+            "SELECT site_id, session_timeout_us * interval '1 microsecond' FROM sites WHERE slug = %s", (slug,)
+        ).fetchone()
+        if site is None:
+            raise LookupError(slug)
+        parameters = {"site_id": site[0], "timeout": site[1]}
+        for statement in (_EVENTS, _SESSIONS):
+            connection.execute(statement, parameters)
+        connection.execute("CREATE INDEX ON recount_events (at)")
+        connection.execute("CREATE INDEX ON recount_sessions (started_at)")
+        connection.execute("ANALYZE recount_events")
+        connection.execute("ANALYZE recount_sessions")
+
+    def span(self) -> tuple[datetime, datetime] | None:
+        """Times of the first and last event."""
+        row = self._connection.execute("SELECT min(at), max(at) FROM recount_events").fetchone()
+        return None if row is None or row[0] is None else (row[0], row[1])
+
+    def totals(self, start: datetime, end: datetime) -> Measures:
+        """Over [start, end)."""
+        return self._keyed("''", start, end).get("", Measures())
+
+    def per_bucket(self, starts: Sequence[datetime], end: datetime) -> list[Measures]:
+        """Of each bucket from one start to the next, the last to `end`."""
+        spans = list(zip(starts, [*starts[1:], end], strict=True))
+        parameters = {"starts": [span[0] for span in spans], "ends": [span[1] for span in spans]}
+        buckets = "unnest(%(starts)s::timestamptz[], %(ends)s::timestamptz[]) WITH ORDINALITY AS b (start, stop, n)"
+        events = self._connection.execute(
+            f"SELECT n, {_OF_EVENTS} FROM {buckets} JOIN recount_events ON at >= start AND at < stop GROUP BY n",
+            parameters,
+        )
+        found = {n: Measures(*counts) for n, *counts in events}
+        sessions = self._connection.execute(
+            f"SELECT n, {_OF_SESSIONS} FROM {buckets} "
+            "JOIN recount_sessions ON started_at >= start AND started_at < stop GROUP BY n",
+            parameters,
+        )
+        for n, *counts in sessions:
+            found[n] = Measures(*found[n][:3], *counts)
+        return [found.get(n, Measures()) for n in range(1, len(spans) + 1)]
+
+    def per_key(self, dimension: str, start: datetime, end: datetime) -> dict[str, Measures]:
+        """Of every key of the dimension (one of the two tuples above)."""
+        if dimension in EVENT_DIMENSIONS:
+            return self._keyed(dimension, start, end)
+        rows = self._connection.execute(
+            f"SELECT {dimension}, sum(events)::bigint, sum(pageviews)::bigint, count(DISTINCT visitor_id), "
+            f"{_OF_SESSIONS} FROM recount_sessions "
+            f"WHERE started_at >= %s AND started_at < %s AND {dimension} IS NOT NULL GROUP BY 1",
+            (start, end),
+        )
+        return {key: Measures(*counts) for key, *counts in rows}
+
+    def _keyed(self, key: str, start: datetime, end: datetime) -> dict[str, Measures]:
+        events = self._connection.execute(
+            f"SELECT {key}, {_OF_EVENTS} FROM recount_events "
+            f"WHERE at >= %s AND at < %s AND {key} IS NOT NULL GROUP BY 1",
+            (start, end),
+        )
+        found = {name: Measures(*counts) for name, *counts in events}
+        sessions = self._connection.execute(
+            f"SELECT {key}, {_OF_SESSIONS} FROM recount_sessions "
+            f"WHERE started_at >= %s AND started_at < %s AND {key} IS NOT NULL GROUP BY 1",
+            (start, end),
+        )
+        for name, *counts in sessions:
+            found[name] = Measures(*found[name][:3], *counts)
+        return found

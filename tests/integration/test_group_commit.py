@@ -1,0 +1,190 @@
+"""Calls that wait share a transaction, and each hears only of its own events."""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TypeVar
+
+import grpc
+import psycopg
+import pytest
+from footfall.admin.v1 import admin_pb2
+from footfall.ingest.v1 import ingest_pb2
+from footfall.type.v1 import event_pb2
+
+from admin_svc.sites import create_site
+from common.clock import system_clock
+from common.db import Database
+from common.errors import CallError, Reason
+from common.migrate import migrate
+from common.sites import Site, find_site
+from ingest_svc.append import Incoming
+from ingest_svc.group_commit import MAX_GROUP_EVENTS, GroupCommit, database_commit
+from ingest_svc.wire import to_rows
+from tests.suite import database_on
+
+Answer = TypeVar("Answer")
+
+
+@dataclass
+class Gate:
+    """The real commit, behind a gate that the test opens; it writes down the groups it was given."""
+
+    db: Database
+    site: Site
+    groups: list[list[Incoming]] = field(default_factory=list)
+    entered: threading.Event = field(default_factory=threading.Event)
+    opened: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self._real = database_commit(self.db, system_clock)
+
+    def commit(self, calls: list[Incoming]) -> list[int]:
+        self.groups.append(calls)
+        self.entered.set()
+        assert self.opened.wait(30)
+        return self._real(calls)
+
+    def call(self, *event_ids: str) -> Incoming:
+        """A call with an event of each id."""
+        events = [
+            ingest_pb2.Event(type=event_pb2.EVENT_TYPE_PAGEVIEW, visitor_id="v", event_id=event_id)
+            for event_id in event_ids
+        ]
+        now = datetime.now(UTC)
+        rows, errors = to_rows(ingest_pb2.IngestBatchRequest(events=events), self.site, now)
+        assert errors == []
+        return Incoming(self.site, rows, now)
+
+    def stored(self) -> list[str]:
+        """The ids of the stored events, in the order in which they were stored."""
+        with self.db.connection() as connection:
+            rows = connection.execute("SELECT event_id_text FROM events ORDER BY batch_id, ord")
+            return [row[0] for row in rows]
+
+    def pending(self) -> int:
+        with self.db.connection() as connection:
+            row = connection.execute("SELECT coalesce(sum(last_ord + 1), 0) FROM pending_batches").fetchone()
+            assert row is not None
+            return int(row[0])
+
+    def behind_the_gate(
+        self, act: Callable[[GroupCommit], Awaitable[Answer]], max_queue_events: int = 10_000
+    ) -> Answer:
+        """Runs `act` while the first call, "first", is held at the gate."""
+
+        async def run() -> Answer:
+            group_commit = GroupCommit(self.commit, max_queue_events)
+            first = asyncio.create_task(group_commit.submit(self.call("first"), wait_for_room=False))
+            await asyncio.to_thread(self.entered.wait, 30)
+            answer = await act(group_commit)
+            self.opened.set()
+            assert await first == 1
+            await group_commit.close()
+            return answer
+
+        return asyncio.run(run())
+
+
+@pytest.fixture
+def gate(postgres_url: str) -> Iterator[Gate]:
+    with database_on(postgres_url) as url:
+        db = Database(url, application="test")
+        migrate(db)
+        with db.transaction() as connection:
+            create_site(connection, admin_pb2.CreateSiteRequest(slug="shop"), datetime.now(UTC))
+        with db.connection() as raw:
+            yield Gate(db, find_site(raw, "shop"))
+        db.close()
+
+
+def submit(group_commit: GroupCommit, call: Incoming) -> "asyncio.Task[int]":
+    return asyncio.create_task(group_commit.submit(call, wait_for_room=False))
+
+
+def test_calls_that_wait_become_one_transaction_in_their_order(gate: Gate) -> None:
+    """Of equal ids the first call's is accepted, also where both are in one group."""
+
+    async def act(group_commit: GroupCommit) -> list["asyncio.Task[int]"]:
+        calls = [gate.call("a", "b"), gate.call("b", "c", "c"), gate.call("first", "d")]
+        tasks = [submit(group_commit, call) for call in calls]
+        await asyncio.sleep(0)
+        assert len(gate.groups) == 1
+        assert not any(task.done() for task in tasks)
+        gate.opened.set()
+        await asyncio.gather(*tasks)
+        return tasks
+
+    tasks = gate.behind_the_gate(act)
+    assert [task.result() for task in tasks] == [2, 1, 1]
+    assert [len(group) for group in gate.groups] == [1, 3]
+    assert gate.stored() == ["first", "a", "b", "c", "d"]
+    assert gate.pending() == 5
+
+
+def test_a_group_holds_a_bounded_number_of_events_and_a_larger_call_goes_alone(gate: Gate) -> None:
+    async def act(group_commit: GroupCommit) -> list[int]:
+        sizes = (MAX_GROUP_EVENTS - 1, 1, 1, MAX_GROUP_EVENTS + 1, 1)
+        calls = [gate.call(*(f"{number}-{one}" for one in range(size))) for number, size in enumerate(sizes)]
+        tasks = [submit(group_commit, call) for call in calls]
+        await asyncio.sleep(0)
+        gate.opened.set()
+        return await asyncio.gather(*tasks)
+
+    accepted = gate.behind_the_gate(act, max_queue_events=10 * MAX_GROUP_EVENTS)
+    assert accepted == [MAX_GROUP_EVENTS - 1, 1, 1, MAX_GROUP_EVENTS + 1, 1]
+    assert [len(group) for group in gate.groups] == [1, 2, 1, 1, 1]
+
+
+def test_a_call_whose_data_cannot_be_stored_fails_alone(gate: Gate) -> None:
+    """Its neighbours in the transaction are stored once, and hear nothing of it."""
+
+    async def act(group_commit: GroupCommit) -> list[int | BaseException]:
+        bad = gate.call("bad")
+        bad.rows[0] = bad.rows[0]._replace(texts=bad.rows[0].texts + "\tone column too many")
+        tasks = [submit(group_commit, call) for call in (gate.call("a"), bad, gate.call("b"))]
+        await asyncio.sleep(0)
+        gate.opened.set()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    one, bad, other = gate.behind_the_gate(act)
+    assert (one, other) == (1, 1)
+    assert isinstance(bad, psycopg.DataError)
+    assert gate.stored() == ["first", "a", "b"]
+    assert gate.pending() == 3
+
+
+def test_closing_commits_what_is_queued_and_takes_no_more(gate: Gate) -> None:
+    async def act(group_commit: GroupCommit) -> None:
+        queued = submit(group_commit, gate.call("queued"))
+        await asyncio.sleep(0)
+        closing = asyncio.create_task(group_commit.close())
+        await asyncio.sleep(0)
+        with pytest.raises(CallError) as refused:
+            await group_commit.submit(gate.call("late"), wait_for_room=False)
+        assert (refused.value.code, refused.value.reason) == (grpc.StatusCode.UNAVAILABLE, Reason.SHUTTING_DOWN)
+        assert not closing.done()
+        gate.opened.set()
+        await closing
+        assert queued.result() == 1
+
+    gate.behind_the_gate(act)
+    assert gate.stored() == ["first", "queued"]
+
+
+def test_a_caller_that_went_away_takes_nobody_with_it(gate: Gate) -> None:
+    """Its events are stored all the same, and are duplicates when it tries again."""
+
+    async def act(group_commit: GroupCommit) -> tuple[int, int]:
+        gone = submit(group_commit, gate.call("gone"))
+        stays = submit(group_commit, gate.call("stays"))
+        await asyncio.sleep(0)
+        gone.cancel()
+        gate.opened.set()
+        stayed = await stays
+        return stayed, await group_commit.submit(gate.call("gone"), wait_for_room=False)
+
+    assert gate.behind_the_gate(act) == (1, 0)
+    assert gate.stored() == ["first", "gone", "stays"]

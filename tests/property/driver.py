@@ -1,0 +1,222 @@
+"""Plays histories on real sites and holds their answers and tables against the recount."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from footfall.admin.v1 import admin_pb2
+from footfall.ingest.v1 import ingest_pb2
+from footfall.query.v1 import query_pb2
+from footfall.type.v1 import event_pb2
+from google.protobuf import duration_pb2, field_mask_pb2
+
+from admin_svc import compact
+from admin_svc.aggregate import Aggregator
+from tests.footfall_site import EVENT_TYPES, FootfallSite, time_range
+from tests.property.streams import Aggregate, Ask, ChangeLanes, Fold, Send, Step, Stream, whole
+from tests.property.tables import Tables, counted, stored
+from tests.recount import CONTEXT_FIELDS, DAY, SECOND, RawEvent, Recount
+from tests.suite import Suite
+
+LATER = datetime(2100, 1, 1, tzinfo=UTC)
+"""A `now` at which everything pending is due."""
+
+# The events of a site that are not aggregated yet.
+_PENDING = """
+SELECT e.event_id FROM pending_batches p
+JOIN events e ON e.site_id = p.site_id AND e.batch_id = p.batch_id AND e.ord BETWEEN p.first_ord AND p.last_ord
+WHERE p.site_id = %s
+"""
+
+
+@dataclass(frozen=True)
+class Hands:
+    """What a test needs to do by itself what the admin process would do in its own time."""
+
+    suite: Suite
+    aggregator: Aggregator
+    connection: psycopg.Connection[Any]
+    """In autocommit."""
+
+
+class PlayedSite:
+    """A fresh site, and what has been acknowledged on it."""
+
+    def __init__(self, hands: Hands, stream: Stream, **settings: Any) -> None:
+        self.hands, self.stream = hands, stream
+        settings |= {"session_timeout": duration(stream.timeout), "rollup_shard_count": stream.lanes}
+        self.site = FootfallSite(hands.suite, "law", **settings)
+        row = hands.connection.execute("SELECT site_id FROM sites WHERE slug = %s", (self.site.slug,)).fetchone()
+        assert row is not None
+        self.site_id: int = row[0]
+        self.accepted: dict[UUID, RawEvent] = {}
+        self._keys = [self.site.as_sender]
+
+    @staticmethod
+    def by_id(events: Sequence[RawEvent]) -> dict[UUID, RawEvent]:
+        """The events by their ids, which capitals do not tell apart."""
+        return {UUID(event.event_id): event for event in events}
+
+    def do(self, step: Step) -> None:
+        """One step of a history, whichever site it names."""
+        match step:
+            case Send():
+                self.send(step)
+            case Aggregate():
+                self.aggregate(step.limit, by_rpc=step.by_rpc)
+            case Fold():
+                self.fold(step.limit)
+            case ChangeLanes():
+                self.change_lanes(step.lanes)
+            case Ask():
+                self.check_answers([step.span])
+
+    def send(self, step: Send) -> None:
+        """Sends a batch; of an event that was sent before nothing but `duplicate` may come."""
+        response = self.site.ingest.IngestBatch(
+            request_of(step.events, with_defaults=step.with_defaults), metadata=self._keys[step.key % len(self._keys)]
+        )
+        new = {id_: event for id_, event in self.by_id(step.events).items() if id_ not in self.accepted}
+        told = (response.accepted, response.duplicate, response.rejected)
+        assert told == (len(new), len(step.events) - len(new), 0)
+        self.accepted |= new
+
+    def aggregate(self, limit: int, *, by_rpc: bool = False) -> int:
+        """One page of aggregation; how many events it counted."""
+        if by_rpc:
+            request = admin_pb2.AggregatePendingRequest(site=self.site.slug, limit=limit)
+            answer = self.site.operator.AggregatePending(request, metadata=self.site.as_admin)
+            assert answer.failed == 0
+            aggregated: int = answer.aggregated
+            return aggregated
+        page = self.hands.aggregator.run_site_once(self.hands.connection, self.site_id, LATER, limit)
+        assert page.failed == 0
+        return page.aggregated
+
+    def fold(self, limit: int) -> int:
+        """One page of folding, which changes nothing that the tables say; how many deltas it took."""
+        before = self.tables()
+        folded = compact.run_once(self.hands.connection, self.site_id, limit).shards
+        assert folded <= limit
+        assert self.tables() == before
+        return folded
+
+    def change_lanes(self, lanes: int) -> None:
+        """A new number of lanes, and a write key that no process has cached with an older one."""
+        changed = admin_pb2.Site(slug=self.site.slug, settings=admin_pb2.SiteSettings(rollup_shard_count=lanes))
+        mask = field_mask_pb2.FieldMask(paths=["settings.rollup_shard_count"])
+        update = admin_pb2.UpdateSiteRequest(site=changed, update_mask=mask)
+        self.site.operator.UpdateSite(update, metadata=self.site.as_admin)
+        request = admin_pb2.CreateApiKeyRequest(
+            site=self.site.slug, kind=admin_pb2.API_KEY_KIND_WRITE, name=f"{lanes} lanes"
+        )
+        made = self.site.operator.CreateApiKey(request, metadata=self.site.as_admin)
+        self._keys.append((("x-write-key", made.key),))
+
+    def drain(self, limit: int = 1_000) -> None:
+        """Aggregates whatever is pending."""
+        while self.aggregate(limit):
+            pass
+        assert not self.pending()
+
+    def fold_all(self, limit: int = 1_000) -> None:
+        """Folds whatever is not folded."""
+        while self.fold(limit):
+            pass
+
+    def tables(self) -> Tables:
+        """The derived tables."""
+        return stored(self.hands.connection, self.site_id)
+
+    def pending(self) -> set[UUID]:
+        """The events that are not aggregated yet."""
+        return {row[0] for row in self.hands.connection.execute(_PENDING, (self.site_id,))}
+
+    def recount(self) -> Recount:
+        """The recount over the aggregated events."""
+        pending = self.pending()
+        events = [event for id_, event in self.accepted.items() if id_ not in pending]
+        return recount_of(events, self.stream.timeout)
+
+    def check(self, spans: Sequence[tuple[int, int]] = ()) -> None:
+        """Tables and answers are the recount's, over everything and over the ranges given."""
+        self.check_tables()
+        self.check_answers([whole(self.stream), *spans])
+
+    def check_tables(self) -> None:
+        """Visitors, sessions and rollups are those of the aggregated events, and each day is the sum of its hours."""
+        tables, expected = self.tables(), counted(self.recount())
+        for name in Tables._fields:
+            assert getattr(tables, name) == getattr(expected, name), name
+        assert days_of(tables.hours) == {place: row[0] for place, row in tables.days.items() if any(row[0])}
+
+    def check_answers(self, spans: Sequence[tuple[int, int]]) -> None:
+        """Every report and list of the ranges, and what they say of the pending events."""
+        recount, everything = self.recount(), recount_of(self.accepted.values(), self.stream.timeout)
+        pending = len(self.accepted) - len(recount.all_events)
+        for start, end in spans:
+            for query, expected, answered in self.site.compare(recount, start, end):
+                if query == "events":  # the list shows pending ones too
+                    stored_events = everything.events(start, end)
+                    expected = [replace(event, name=event.name.strip()) for event in stored_events]
+                assert answered == expected, (query, start, end)
+            request = query_pb2.GetOverviewRequest(site=self.site.slug, range=time_range(start, end))
+            metadata = self.site.query.GetOverview(request, metadata=self.site.as_admin).metadata
+            assert (metadata.pending_events, metadata.failed_events, metadata.exact) == (pending, 0, True)
+            assert metadata.effective_range == time_range(start, end)
+
+
+def play(hands: Hands, streams: Sequence[Stream], history: Sequence[Step]) -> list[PlayedSite]:
+    """Plays the history on fresh sites; what is pending or unfolded at its end is left so."""
+    sites = [PlayedSite(hands, stream) for stream in streams]
+    for step in history:
+        sites[step.site].do(step)
+    return sites
+
+
+def recount_of(events: Any, timeout: int) -> Recount:
+    """The recount, in which an IDENTIFY without a user unlinks the visitor: it counts as a whole."""
+    recount = Recount(events, timeout)
+    recount.users = {event.visitor_id: event.user_id for event in recount.all_events if event.type == "identify"}
+    return recount
+
+
+def days_of(hours: dict[tuple[int, int, str], Any]) -> dict[tuple[int, int, str], tuple[int, ...]]:
+    """The counters of each day as the sum of its hours'."""
+    days: dict[tuple[int, int, str], tuple[int, ...]] = {}
+    for (dimension, start, key), (counters, _) in hours.items():
+        place = (dimension, start // DAY * DAY, key)
+        days[place] = tuple(map(sum, zip(days.get(place, (0,) * 6), counters, strict=True)))
+    return {place: counters for place, counters in days.items() if any(counters)}
+
+
+def duration(micros: int) -> duration_pb2.Duration:
+    """A length given in microseconds."""
+    return duration_pb2.Duration(seconds=micros // SECOND, nanos=micros % SECOND * 1000)
+
+
+def request_of(events: Sequence[RawEvent], *, with_defaults: bool = False) -> ingest_pb2.IngestBatchRequest:
+    """The events as one batch; `with_defaults` says once for all of them what they share."""
+    names = ("visitor_id", "session_id", "user_id") if with_defaults else ()
+    shared = [name for name in names if len({getattr(event, name) for event in events}) == 1]
+    return ingest_pb2.IngestBatchRequest(
+        defaults=ingest_pb2.EventDefaults(**{name: getattr(events[0], name) for name in shared}),
+        events=[_message(event, shared) for event in events],
+    )
+
+
+def _message(event: RawEvent, without: Sequence[str]) -> ingest_pb2.Event:
+    names = ("event_id", "name", "visitor_id", "session_id", "user_id", "path", "title", "referrer")
+    message = ingest_pb2.Event(
+        type=EVENT_TYPES[event.type], **{name: getattr(event, name) for name in names if name not in without}
+    )
+    message.occurred_at.FromMicroseconds(event.occurred_at)
+    context = {name: getattr(event, name) for name in ("source", *CONTEXT_FIELDS) if getattr(event, name)}
+    if context:
+        message.context.MergeFrom(event_pb2.Context(**context))
+    if event.properties:
+        message.properties.update(dict(event.properties))
+    return message

@@ -1,0 +1,192 @@
+"""Random streams of events, and random histories in which they are delivered, aggregated and folded."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID
+
+from hypothesis import strategies as st
+
+from tests.recount import DAY, HOUR, MINUTE, SECOND, RawEvent
+
+EPOCHS = [
+    int(datetime(*day, tzinfo=UTC).timestamp()) * SECOND
+    for day in (
+        (2024, 2, 29),
+        (2024, 3, 10),  # clocks change in North America,
+        (2024, 3, 31),  # in Europe, and a month ends
+        (2024, 4, 6),  # in Australia, by half an hour on Lord Howe
+        (2024, 10, 27),
+        (2024, 12, 31),
+        (2011, 12, 30),  # the day that Apia skipped
+    )
+]
+"""Midnights around which a stream takes place."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What happens on one site."""
+
+    events: tuple[RawEvent, ...]
+    timeout: int
+    lanes: int
+    """`rollup_shard_count` at first."""
+
+
+@dataclass(frozen=True)
+class Send:
+    """A batch arrives, sent with one of the site's write keys (the later ones know later numbers of lanes)."""
+
+    site: int
+    events: tuple[RawEvent, ...]
+    key: int
+    with_defaults: bool
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """One page of aggregation, in this process or in the admin service."""
+
+    site: int
+    limit: int
+    by_rpc: bool
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One page of folding."""
+
+    site: int
+    limit: int
+
+
+@dataclass(frozen=True)
+class ChangeLanes:
+    """The site's number of lanes changes, whatever is pending."""
+
+    site: int
+    lanes: int
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Every report and list is asked for a range, whatever is pending or unfolded."""
+
+    site: int
+    span: tuple[int, int]
+
+
+Step = Send | Aggregate | Fold | ChangeLanes | Ask
+
+lanes = st.integers(1, 8)
+limits = st.sampled_from((1, 2, 3, 7, 1_000))
+timeouts = st.sampled_from((30 * MINUTE, SECOND, HOUR, 5 * HOUR, 2 * DAY))
+paths = st.sampled_from(("/", "", "/a", "/b"))
+texts = st.sampled_from(("", "x", "y"))
+
+
+def event_id(number: int) -> str:
+    """A UUID that sorts as its number; senders write some in capitals."""
+    text = str(UUID(int=(0xABCDEF00 << 96) + number))
+    return text.upper() if number % 3 == 1 else text
+
+
+@st.composite
+def events_of(draw: st.DrawFn, number: int, at: int) -> RawEvent:
+    """One event of one of three visitors, in one of two sessions or none."""
+    kind = draw(st.sampled_from(("pageview", "track", "identify")))
+    return RawEvent(
+        event_id=event_id(number),
+        type=kind,
+        occurred_at=at,
+        visitor_id=draw(st.sampled_from(("ann", "bob", "Čeněk"))),
+        session_id=draw(st.sampled_from(("", "s1", "s2"))),
+        name=draw(st.sampled_from(("buy", " buy ", "läuft"))) if kind == "track" else "",
+        user_id=draw(st.sampled_from(("u1", "", "u2"))),
+        path=draw(paths),
+        referrer=draw(texts),
+        device=draw(texts),
+        country=draw(st.sampled_from(("", "NP"))),
+        utm_source=draw(texts),
+        utm_campaign=draw(st.sampled_from(("", "summer\tsale"))),
+        properties=draw(st.sampled_from(({}, {"plan": "pro"}, {"plan": 2, "ok": True}, {"plan": 2.5}))),
+    )
+
+
+@st.composite
+def times(draw: st.DrawFn, count: int, timeout: int) -> list[int]:
+    """Instants a step apart, where a step is nothing, about the timeout, or hours and days; or on an hour's edge."""
+    origin = draw(st.sampled_from(EPOCHS)) + draw(st.sampled_from((0, -1, HOUR - 1, 23 * HOUR, DAY - MINUTE)))
+    near = [0, 1, timeout - 1, timeout, timeout + 1, 2 * timeout, timeout // 2, MINUTE]
+    far = [HOUR, 7 * HOUR, DAY, 3 * DAY]
+    steps = st.sampled_from([*near, *far, *(-step for step in (*near, *far))])
+    found = [origin]
+    for _ in range(count - 1):
+        at = draw(st.sampled_from(found)) + draw(steps)
+        edge = draw(st.sampled_from((0, 0, 0, HOUR, DAY)))
+        found.append(at - at % edge - draw(st.integers(0, 1)) if edge else at)
+    return found
+
+
+@st.composite
+def streams(draw: st.DrawFn, *, most: int = 16) -> Stream:
+    """Up to `most` events."""
+    timeout = draw(timeouts)
+    numbers = draw(st.lists(st.integers(0, 999), min_size=1, max_size=most, unique=True))
+    instants = draw(times(len(numbers), timeout))
+    return Stream(
+        tuple(draw(events_of(number, at)) for number, at in zip(numbers, instants, strict=True)), timeout, draw(lanes)
+    )
+
+
+@st.composite
+def spans(draw: st.DrawFn, stream: Stream) -> tuple[int, int]:
+    """A range cut at, beside or between what happens, or at an edge of its hour or day."""
+    cuts = st.builds(
+        lambda at, edge, beside: (at // edge * edge if edge else at) + beside,
+        st.sampled_from([event.occurred_at for event in stream.events]),
+        st.sampled_from((0, HOUR, DAY)),
+        st.sampled_from((0, 1, -1, HOUR, DAY, 20 * MINUTE)),
+    )
+    one, other = draw(cuts), draw(cuts)
+    return (min(one, other), max(one, other)) if one != other else (one, one + draw(st.sampled_from((1, HOUR, DAY))))
+
+
+def whole(stream: Stream) -> tuple[int, int]:
+    """The range of whole days that holds everything."""
+    instants = [event.occurred_at for event in stream.events]
+    return min(instants) // DAY * DAY, (max(instants) // DAY + 1) * DAY
+
+
+@st.composite
+def histories(draw: st.DrawFn, sites: list[Stream], *, asks: int = 2, most_duplicates: int = 5) -> list[Step]:
+    """Any order, any batches, some of it again, and pages of aggregation and folding in between."""
+    order = draw(st.permutations([(site, event) for site, stream in enumerate(sites) for event in stream.events]))
+    again = st.tuples(st.sampled_from(order), st.integers(0, len(order)))
+    for delivery, place in draw(st.lists(again, max_size=most_duplicates)):
+        order.insert(place, delivery)
+    actions = ("hold", "hold", "send", "aggregate", "aggregate", "fold", "lanes", "ask")
+    waiting: list[list[RawEvent]] = [[] for _ in sites]
+    steps: list[Step] = []
+
+    def flush(site: int) -> None:
+        if waiting[site]:
+            steps.append(Send(site, tuple(waiting[site]), draw(st.integers(0, 3)), draw(st.booleans())))
+            waiting[site] = []
+
+    for site, event in order:
+        waiting[site].append(event)
+        action = draw(st.sampled_from(actions))
+        if action != "hold":
+            flush(site)
+        if action == "aggregate":
+            steps.append(Aggregate(site, draw(limits), draw(st.booleans())))
+        elif action == "fold":
+            steps += [Aggregate(site, draw(limits), by_rpc=False), Fold(site, draw(limits))]
+        elif action == "lanes":
+            steps.append(ChangeLanes(site, draw(lanes)))
+        elif action == "ask" and sum(isinstance(step, Ask) for step in steps) < asks:
+            steps.append(Ask(site, draw(st.one_of(st.just(whole(sites[site])), spans(sites[site])))))
+    for site in range(len(sites)):
+        flush(site)
+    return steps

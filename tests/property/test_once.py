@@ -1,0 +1,78 @@
+"""An acknowledged event is counted exactly once within its dedupe retention, and once more after it."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.db import Database
+from common.sites import find_site
+from ingest_svc.append import Incoming
+from ingest_svc.group_commit import database_commit
+from ingest_svc.wire import to_rows
+from tests.property import examples
+from tests.property.driver import Hands, PlayedSite, duration, request_of
+from tests.property.streams import Stream, streams, whole
+from tests.recount import HOUR, MINUTE, RawEvent
+
+RETENTION = HOUR
+START = datetime(2024, 5, 1, tzinfo=UTC)
+
+
+def key_of(event: RawEvent) -> str:
+    """What makes two events one: the id, or without one what happened to whom, when and where."""
+    if event.event_id:
+        return event.event_id.lower()
+    parts = (event.visitor_id, event.session_id, event.occurred_at, event.type, event.name.strip(), event.path)
+    return json.dumps([*parts, dict(event.properties)], sort_keys=True)
+
+
+@st.composite
+def resendings(draw: st.DrawFn, stream: Stream) -> list[tuple[int, list[list[RawEvent]]]]:
+    """Groups of calls, each at so many microseconds after the one before, of events some of which have no id."""
+    events = [replace(event, event_id="") if draw(st.booleans()) else event for event in stream.events]
+    calls = st.lists(st.lists(st.sampled_from(events), min_size=1, max_size=5), min_size=1, max_size=3)
+    pauses = st.sampled_from((0, MINUTE, RETENTION - 1, RETENTION, RETENTION + 1, RETENTION // 2))
+    return draw(st.lists(st.tuples(pauses, calls), min_size=1, max_size=6))
+
+
+@given(data=st.data(), stream=streams(most=5))
+@examples(0.1)
+def test_a_key_is_armed_for_the_retention_and_then_armed_again(
+    hands: Hands, data: st.DataObject, stream: Stream
+) -> None:
+    """Within one call, across the calls of a group and across groups; an expired key counts as new, and from then on
+    it is known again for the whole retention."""
+    site = PlayedSite(hands, stream, dedupe_retention=duration(RETENTION))
+    known = find_site(hands.connection, site.site.slug)
+    armed_until: dict[str, datetime] = {}
+    now, total = START, 0
+    db = Database(hands.suite.database_url, application="property tests", pool_size=1)
+    commit = database_commit(db, lambda: now)
+    for pause, calls in data.draw(resendings(stream), label="groups"):
+        now += timedelta(microseconds=pause)
+        expected = [_accepted(call, armed_until, now) for call in calls]
+        group = []
+        for call in calls:
+            rows, errors = to_rows(request_of(call), known, datetime.now(UTC))
+            assert not errors
+            group.append(Incoming(known, rows, now))
+        assert commit(group) == expected
+        total += sum(expected)
+    db.close()
+    site.drain()
+    assert site.site.overview(*whole(stream)).events == total
+    assert len(site.site.events()) == total
+
+
+def _accepted(call: Sequence[RawEvent], armed_until: dict[str, datetime], now: datetime) -> int:
+    """How many of the call's events are new; arms their keys."""
+    accepted = 0
+    for event in call:
+        if armed_until.get(key_of(event), now) <= now:
+            armed_until[key_of(event)] = now + timedelta(microseconds=RETENTION)
+            accepted += 1
+    return accepted

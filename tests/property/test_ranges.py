@@ -1,0 +1,112 @@
+"""A number is the same however its range is cut, and whichever zone's clock cuts it."""
+
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
+from typing import Any
+from zoneinfo import ZoneInfo, available_timezones
+
+from footfall.query.v1 import query_pb2
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.footfall_site import metrics_of, time_range
+from tests.property import examples
+from tests.property.driver import Hands, PlayedSite, play
+from tests.property.streams import Stream, histories, spans, streams, whole
+from tests.recount import DAY, DIMENSIONS, METRICS, MINUTE, SECOND
+
+SUMS = ("events", "pageviews", "sessions", "new_visitors")
+Label = Callable[[datetime], Any]
+
+# What a bucket of each interval has in common, read off the zone's own clock.
+CALENDARS: dict[str, Label] = {
+    "INTERVAL_DAY": lambda local: local.date(),
+    "INTERVAL_WEEK": lambda local: local.date() - timedelta(days=local.weekday()),
+    "INTERVAL_MONTH": lambda local: date(local.year, local.month, 1),
+}
+zones = st.sampled_from(sorted(available_timezones() - {"localtime"})).map(ZoneInfo)
+
+
+@given(data=st.data(), stream=streams())
+@examples(0.14)
+def test_the_parts_of_a_range_add_up_to_the_whole(hands: Hands, data: st.DataObject, stream: Stream) -> None:
+    """For events, pageviews, sessions and new visitors, of the overview and under every key of every dimension; the
+    visitors of the whole are no fewer than any part's and no more than all parts'."""
+    [site] = play(hands, [stream], data.draw(histories([stream], asks=0), label="history"))
+    start, end = data.draw(st.one_of(st.just(whole(stream)), spans(stream)), label="whole")
+    inner = {cut for _ in range(3) for cut in data.draw(spans(stream), label="cuts") if start < cut < end}
+    parts = list(pairwise(sorted({start, end} | inner)))
+    total, pieces = site.site.overview(start, end), [site.site.overview(*part) for part in parts]
+    for name in SUMS:
+        assert getattr(total, name) == sum(getattr(piece, name) for piece in pieces), name
+    assert max(piece.visitors for piece in pieces) <= total.visitors <= sum(piece.visitors for piece in pieces)
+    for dimension in DIMENSIONS:
+        sums: dict[str, list[int]] = {}
+        for part in parts:
+            for key, metrics in site.site.top(dimension, *part):
+                own = sums.setdefault(key, [0] * len(SUMS))
+                sums[key] = [one + getattr(metrics, name) for one, name in zip(own, SUMS, strict=True)]
+        rows = {key: [getattr(row, name) for name in SUMS] for key, row in site.site.top(dimension, start, end)}
+        assert rows == sums, dimension
+
+
+@given(data=st.data(), stream=streams(), zone=zones, interval=st.sampled_from(("INTERVAL_HOUR", *CALENDARS)))
+@examples(0.14)
+def test_buckets_are_the_zones_own(
+    hands: Hands, data: st.DataObject, stream: Stream, zone: ZoneInfo, interval: str
+) -> None:
+    """Hours, days, weeks from Monday and months of any IANA zone begin where its clock says, and each is the recount
+    of its events, also where the clock changes."""
+    [site] = play(hands, [stream], data.draw(histories([stream], asks=0), label="history"))
+    start, end = data.draw(st.one_of(st.just(whole(stream)), spans(stream)), label="span")
+    end = min(end, start + (3 * DAY if interval == "INTERVAL_HOUR" else 40 * DAY))
+    cuts = [start, *cuts_of(zone, interval, start, end), end]
+    request = query_pb2.GetTimeseriesRequest(
+        site=site.site.slug,
+        range=time_range(start, end),
+        interval=query_pb2.Interval.Value(interval),
+        time_zone=zone.key,
+    )
+    response = site.site.query.GetTimeseries(request, metadata=site.site.as_admin)
+    buckets = [(bucket.start_time.ToMicroseconds(), metrics_of(bucket.metrics)) for bucket in response.buckets]
+    assert response.time_zone == zone.key
+    assert buckets == site.recount().buckets(cuts)
+
+
+@given(data=st.data(), stream=streams())
+@examples(0.06)
+def test_a_top_list_is_ranked_by_any_metric_and_cut_anywhere(hands: Hands, data: st.DataObject, stream: Stream) -> None:
+    """Largest first, ties by the key's bytes; and the values of a property likewise."""
+    [site] = play(hands, [stream], data.draw(histories([stream], asks=0), label="history"))
+    recount = site.recount()
+    span = data.draw(st.one_of(st.just(whole(stream)), spans(stream)), label="span")
+    for dimension in DIMENSIONS:
+        order_by, limit = data.draw(st.sampled_from(METRICS)), data.draw(st.sampled_from((1, 2, 1000)))
+        rows = site.site.top(dimension, *span, order_by=order_by, limit=limit)
+        assert rows == recount.top(dimension, *span, order_by=order_by)[:limit], (dimension, order_by)
+    for name in ("identify", "pageview", "buy"):
+        check_breakdown(site, name, span)
+
+
+def check_breakdown(site: PlayedSite, name: str, span: tuple[int, int]) -> None:
+    """The values of the property "plan" under one event."""
+    assert site.site.breakdown(name, "plan", *span) == site.recount().breakdown(name, "plan", *span), name
+
+
+def cuts_of(zone: ZoneInfo, interval: str, start: int, end: int) -> list[int]:
+    """The instants inside the range at which the zone's clock shows a whole hour, or a later day, week or month than
+    ever before. Found by walking from minute to minute: since 2010 every change of a clock falls on one."""
+    found: list[int] = []
+    latest: Any = None
+    for at in range(start // DAY * DAY - 2 * DAY, end, MINUTE):
+        local = datetime.fromtimestamp(at // SECOND, UTC).astimezone(zone)
+        if interval == "INTERVAL_HOUR":
+            cut = local.minute == 0
+        else:
+            label = CALENDARS[interval](local)
+            cut = latest is not None and label > latest
+            latest = label if latest is None else max(label, latest)
+        if cut and at > start:
+            found.append(at)
+    return found

@@ -196,13 +196,14 @@ def accepts(site: FootfallSite, events: list[RawEvent]) -> bool:
         return False
 
 
+@pytest.fixture(scope="class")
+def installed(data_dir: Path) -> Iterator[Up]:
+    with running_up(data_dir) as up:
+        yield up
+
+
 class TestARunningInstall:
     """Two things that happen to it."""
-
-    @pytest.fixture(scope="class")
-    def installed(self, data_dir: Path) -> Iterator[Up]:
-        with running_up(data_dir) as up:
-            yield up
 
     def test_a_folder_in_use_is_refused_and_its_user_is_not_disturbed(self, installed: Up, data_dir: Path) -> None:
         pids, written = installed.pids, installed.written

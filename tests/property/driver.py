@@ -133,7 +133,11 @@ class PlayedSite:
 
     def pending(self) -> set[UUID]:
         """The events that are not aggregated yet."""
-        return {row[0] for row in self.hands.connection.execute(_PENDING, (self.site_id,))}
+        return self.pending_events(self.hands.connection)
+
+    def pending_events(self, connection: psycopg.Connection[Any]) -> set[UUID]:
+        """The same, asked over the caller's connection."""
+        return {row[0] for row in connection.execute(_PENDING, (self.site_id,))}
 
     def recount(self) -> Recount:
         """The recount over the aggregated events."""

@@ -13,7 +13,7 @@ several = st.lists(streams(), min_size=1, max_size=3)
 
 
 @given(data=st.data(), sites=several)
-@examples(0.3)
+@examples(0.25)
 def test_every_answer_and_table_equals_the_recount(hands: Hands, data: st.DataObject, sites: list[Stream]) -> None:
     """Over any ranges, at any moment: with events pending (they are left out, and their number is told), with deltas
     unfolded, half folded and folded; whatever else happens on other sites with the same visitors and event ids."""
@@ -30,7 +30,7 @@ def test_every_answer_and_table_equals_the_recount(hands: Hands, data: st.DataOb
 
 
 @given(data=st.data(), stream=streams())
-@examples(0.2)
+@examples(0.15)
 def test_two_orders_of_the_same_events_leave_the_same_tables(hands: Hands, data: st.DataObject, stream: Stream) -> None:
     """Permuted, batched, repeated, aggregated and folded differently, over different lanes: everything but visitor
     numbers and the shards of a sum is the same, and so is every answer."""

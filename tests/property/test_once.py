@@ -40,7 +40,7 @@ def resendings(draw: st.DrawFn, stream: Stream) -> list[tuple[int, list[list[Raw
 
 
 @given(data=st.data(), stream=streams(most=5))
-@examples(0.1)
+@examples(0.06)
 def test_a_key_is_armed_for_the_retention_and_then_armed_again(
     hands: Hands, data: st.DataObject, stream: Stream
 ) -> None:

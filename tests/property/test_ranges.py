@@ -29,7 +29,7 @@ zones = st.sampled_from(sorted(available_timezones() - {"localtime"})).map(ZoneI
 
 
 @given(data=st.data(), stream=streams())
-@examples(0.14)
+@examples(0.12)
 def test_the_parts_of_a_range_add_up_to_the_whole(hands: Hands, data: st.DataObject, stream: Stream) -> None:
     """For events, pageviews, sessions and new visitors, of the overview and under every key of every dimension; the
     visitors of the whole are no fewer than any part's and no more than all parts'."""
@@ -52,7 +52,7 @@ def test_the_parts_of_a_range_add_up_to_the_whole(hands: Hands, data: st.DataObj
 
 
 @given(data=st.data(), stream=streams(), zone=zones, interval=st.sampled_from(("INTERVAL_HOUR", *CALENDARS)))
-@examples(0.14)
+@examples(0.12)
 def test_buckets_are_the_zones_own(
     hands: Hands, data: st.DataObject, stream: Stream, zone: ZoneInfo, interval: str
 ) -> None:
@@ -75,7 +75,7 @@ def test_buckets_are_the_zones_own(
 
 
 @given(data=st.data(), stream=streams())
-@examples(0.06)
+@examples(0.05)
 def test_a_top_list_is_ranked_by_any_metric_and_cut_anywhere(hands: Hands, data: st.DataObject, stream: Stream) -> None:
     """Largest first, ties by the key's bytes; and the values of a property likewise."""
     [site] = play(hands, [stream], data.draw(histories([stream], asks=0), label="history"))
@@ -87,6 +87,35 @@ def test_a_top_list_is_ranked_by_any_metric_and_cut_anywhere(hands: Hands, data:
         assert rows == recount.top(dimension, *span, order_by=order_by)[:limit], (dimension, order_by)
     for name in ("identify", "pageview", "buy"):
         check_breakdown(site, name, span)
+
+
+@given(data=st.data(), stream=streams(), zone=zones, interval=st.sampled_from(tuple(CALENDARS)))
+@examples(0.05)
+def test_a_dashboard_is_the_recount_of_both_its_ranges(
+    hands: Hands, data: st.DataObject, stream: Stream, zone: ZoneInfo, interval: str
+) -> None:
+    """Overview, buckets and tops of the range and of the one it is compared with; all say what is still pending."""
+    [site] = play(hands, [stream], data.draw(histories([stream], asks=0), label="history"))
+    recount = site.recount()
+    ranges = [whole(stream), data.draw(spans(stream), label="compared with")]
+    tops = [query_pb2.TopSpec(dimension=query_pb2.Dimension.Value(f"DIMENSION_{name.upper()}")) for name in DIMENSIONS]
+    request = query_pb2.GetDashboardRequest(
+        site=site.site.slug,
+        range=time_range(*ranges[0]),
+        comparison_range=time_range(*ranges[1]),
+        interval=query_pb2.Interval.Value(interval),
+        time_zone=zone.key,
+        tops=tops,
+    )
+    response = site.site.query.GetDashboard(request, metadata=site.site.as_admin)
+    for (start, end), told in zip(ranges, (response.dashboard, response.comparison), strict=True):
+        assert metrics_of(told.metrics) == recount.overview(start, end)
+        buckets = [(bucket.start_time.ToMicroseconds(), metrics_of(bucket.metrics)) for bucket in told.buckets]
+        assert buckets == recount.buckets([start, *cuts_of(zone, interval, start, end), end])
+        for dimension, top in zip(DIMENSIONS, told.tops, strict=True):
+            assert [(row.key, metrics_of(row.metrics)) for row in top.rows] == recount.top(dimension, start, end)[:10]
+        assert told.metadata.effective_range == time_range(start, end)
+        assert told.metadata.pending_events == len(site.pending())
 
 
 def check_breakdown(site: PlayedSite, name: str, span: tuple[int, int]) -> None:

@@ -25,7 +25,8 @@ WEBKIT = "AppleWebKit/537.36 (KHTML, like Gecko)"
             UserAgent("IE", "Windows", "desktop", False),
         ),
         (
-            f"Mozilla/5.0 (iPhone; CPU iPhone OS 7_0_4 like Mac OS X) {WEBKIT} Version/7.0 Mobile/11B554a Safari/9537.53",
+            f"Mozilla/5.0 (iPhone; CPU iPhone OS 7_0_4 like Mac OS X) {WEBKIT} Version/7.0 "
+            "Mobile/11B554a Safari/9537.53",
             UserAgent("Mobile Safari", "iOS", "mobile", False),
         ),
         (

@@ -1,0 +1,75 @@
+"""Workers, folders and readers at once: nobody sees a number that is not one, and all end in the recount."""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Event
+
+from footfall.query.v1 import query_pb2
+from hypothesis import given
+from hypothesis import strategies as st
+
+from admin_svc import compact
+from common.db import Database, DatabaseFault
+from tests.footfall_site import time_range
+from tests.property import examples
+from tests.property.driver import LATER, Hands, PlayedSite
+from tests.property.streams import ChangeLanes, Send, Stream, histories, limits, spans, streams, whole
+
+
+@given(data=st.data(), stream=streams(most=40), limit=limits)
+@examples(0.04)
+def test_workers_and_folders_at_once_end_in_the_recount(
+    hands: Hands, data: st.DataObject, stream: Stream, limit: int
+) -> None:
+    """Three workers and two folders in small pages on a backlog of one visitor in many lanes. A dashboard read
+    meanwhile says of every event that it is counted or pending, and its hours and its days add up to its overview."""
+    site = PlayedSite(hands, stream)
+    for step in data.draw(histories([stream], asks=0), label="history"):
+        if isinstance(step, Send | ChangeLanes):
+            site.do(step)
+    span = data.draw(spans(stream), label="span")
+    db = Database(hands.suite.database_url, application="property tests")
+    aggregated = Event()
+
+    def work() -> None:
+        with db.connection() as connection:
+            while site.pending_events(connection):
+                try:
+                    page = hands.aggregator.run_site_once(connection, site.site_id, LATER, limit)
+                except DatabaseFault as fault:
+                    assert "deadlock" in str(fault)  # noqa: PT017  # two workers met: one of them tries again
+                else:
+                    assert page.failed == 0
+
+    def fold() -> None:
+        with db.connection() as connection:
+            while not aggregated.is_set() or compact.has_deltas(connection, site.site_id):
+                compact.run_once(connection, site.site_id, limit)
+
+    with ThreadPoolExecutor(5) as threads:
+        workers: list[Future[None]] = [threads.submit(work) for _ in range(3)]
+        folders: list[Future[None]] = [threads.submit(fold) for _ in range(2)]
+        try:
+            while not all(worker.done() for worker in workers):
+                check_a_moment(site)
+        finally:
+            aggregated.set()
+        while not all(folder.done() for folder in folders):
+            check_a_moment(site)
+    db.close()
+    for one in (*workers, *folders):
+        one.result()
+    assert not site.pending()
+    site.check([span])
+
+
+def check_a_moment(site: PlayedSite) -> None:
+    """What one snapshot says is of one instant."""
+    start, end = whole(site.stream)
+    for interval in (query_pb2.INTERVAL_HOUR, query_pb2.INTERVAL_DAY):
+        request = query_pb2.GetDashboardRequest(
+            site=site.site.slug, range=time_range(start, end), interval=interval, time_zone="Asia/Kathmandu"
+        )
+        told = site.site.query.GetDashboard(request, metadata=site.site.as_admin).dashboard
+        assert told.metrics.events + told.metadata.pending_events == len(site.accepted)
+        for name in ("events", "pageviews", "sessions", "new_visitors"):
+            assert getattr(told.metrics, name) == sum(getattr(bucket.metrics, name) for bucket in told.buckets), name

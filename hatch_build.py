@@ -15,6 +15,9 @@ class GenerateProtobuf(BuildHookInterface):
         from grpc_tools import protoc
 
         root = Path(self.root, "protos")
+        # What was generated from a proto that has gone must not stay importable.
+        for stale in (*root.glob("footfall/**/*_pb2*.py"), *root.glob("footfall/**/*_pb2*.pyi")):
+            stale.unlink()
         well_known = Path(protoc.__file__).parent / "_proto"
         # mypy-protobuf's plugins are scripts of the build environment, which need not be on PATH.
         scripts = [Path(entry) for entry in (*_bin_dirs(), Path(sys.executable).parent)]

@@ -12,7 +12,7 @@ from admin_svc.visitor_numbers import VisitorNumbers
 from common.clock import system_clock
 from common.db import Database
 from common.keys import KeyRing
-from common.secrets_store import load_page_tokens
+from common.secrets_store import page_tokens
 from common.server import configure_logging, serve
 from common.settings import Settings
 
@@ -25,7 +25,7 @@ async def main(settings: Settings) -> None:
     # A pool of its own: a page that waits for numbers holds a connection of the other one.
     numbers_db = Database(settings.database_url, application="footfall visitor numbers", pool_size=1)
     aggregator = Aggregator(VisitorNumbers(numbers_db))
-    servicer = AdminServicer(db, KeyRing(db, system_clock), load_page_tokens(db), aggregator, system_clock)
+    servicer = AdminServicer(db, KeyRing(db, system_clock), page_tokens(db), aggregator, system_clock)
     if settings.admin_key:
         with db.transaction() as connection:
             ensure_admin_key(connection, settings.admin_key, system_clock())

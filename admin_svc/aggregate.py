@@ -75,9 +75,10 @@ class Aggregator:
         """
         sites = sites_with_work(connection, now)
         for site_id in sorted(sites, key=lambda site_id: (site_id <= self._last_site, site_id)):
+            # Whatever comes of it, the next site is next: one that is stuck must not hold up the others.
+            self._last_site = site_id
             page = self.run_site_once(connection, site_id, now, limit)
             if page.worked:
-                self._last_site = site_id
                 return page
         return Page()
 
@@ -86,15 +87,14 @@ class Aggregator:
     ) -> Page:
         """One page of one site: of the lane that waits longest among those no other worker holds.
 
-        When all are held, it waits up to `wait_ms` for each before it gives up. Raises as run_once.
+        When all are held, it waits up to `wait_ms` for the first of them. Raises as run_once.
         """
         lanes = lanes_with_work(connection, site_id, now)
-        for patience in (0, wait_ms) if wait_ms else (0,):
-            for lane in lanes:
-                page = self._run_lane_once(connection, site_id, lane, now, limit, patience)
-                if page.worked:
-                    return page
-        return Page()
+        for lane in lanes:
+            page = self._run_lane_once(connection, site_id, lane, now, limit, 0)
+            if page.worked:
+                return page
+        return self._run_lane_once(connection, site_id, lanes[0], now, limit, wait_ms) if lanes and wait_ms else Page()
 
     def _run_lane_once(
         self, connection: Connection, site_id: int, lane: int, now: datetime, limit: int, wait_ms: int

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 
+from common.db import LOCK_TIMEOUT_MS
 from common.locks import lane_lock
 
 MAX_ATTEMPTS = 3
@@ -137,7 +138,7 @@ def lock_lane(connection: Connection, site_id: int, lane: int, *, wait_ms: int) 
             connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", lane_lock(site_id, lane))
     except psycopg.errors.LockNotAvailable:
         return False
-    connection.execute("SELECT set_config('lock_timeout', '0', true)")
+    connection.execute("SELECT set_config('lock_timeout', %s, true)", (f"{LOCK_TIMEOUT_MS}ms",))
     return True
 
 

@@ -34,17 +34,22 @@ class Schedule:
     def __init__(self, db: Database, aggregator: Aggregator, clock: Clock, *, aggregate: bool, fold: bool) -> None:
         self._db = db
         self._stopping = threading.Event()
+        self._last_folded = -1
         self._scheduler = BackgroundScheduler(timezone="UTC")
 
         def aggregate_page(connection: psycopg.Connection[Any]) -> bool:
             return aggregator.run_once(connection, clock(), AGGREGATE_LIMIT).worked
 
         def fold_page(connection: psycopg.Connection[Any]) -> bool:
-            # Every site gets a page before any gets its second.
-            folded = [
-                compact.run_once(connection, site, compact.DEFAULT_LIMIT) for site in sites_with_deltas(connection)
-            ]
-            return any(page.shards for page in folded)
+            # Sites take turns, so that the first does not keep the others waiting.
+            sites = sites_with_deltas(connection)
+            for site_id in sorted(sites, key=lambda site_id: (site_id <= self._last_folded, site_id)):
+                self._last_folded = site_id
+                if compact.run_once(connection, site_id, compact.DEFAULT_LIMIT).shards:
+                    return True
+                if self._stopping.is_set():
+                    break
+            return False
 
         if aggregate:
             self._add("aggregate", aggregate_page, AGGREGATE_EVERY_SECONDS)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -40,6 +41,8 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         self._tokens = tokens
         self._aggregator = aggregator
         self._clock = clock
+        # Threads of their own: a page that waits for a lane must not keep a key from being revoked.
+        self._pages = ThreadPoolExecutor(2, thread_name_prefix="pages")
 
     async def CreateSite(self, request: admin_pb2.CreateSiteRequest, context: Context) -> admin_pb2.CreateSiteResponse:
         await self._authenticate(context)
@@ -74,10 +77,14 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
     async def ListSites(self, request: admin_pb2.ListSitesRequest, context: Context) -> admin_pb2.ListSitesResponse:
         await self._authenticate(context)
         size, bound = page_size(request.page_size), ("ListSites",)
-        after = self._tokens.open(bound, request.page_token) or [""]
-        rows = await self._transact(lambda connection: sites.list_sites(connection, str(after[0]), size + 1))
-        page, token = cut_page(rows, size, sites.to_proto, self._tokens, bound, lambda row: [row.slug])
-        return admin_pb2.ListSitesResponse(sites=page, has_more=bool(token), next_page_token=token)
+
+        def read(connection: sa.Connection) -> admin_pb2.ListSitesResponse:
+            after = self._tokens.open(bound, request.page_token) or [""]
+            rows = sites.list_sites(connection, str(after[0]), size + 1)
+            page, token = cut_page(rows, size, sites.to_proto, self._tokens, bound, lambda row: [row.slug])
+            return admin_pb2.ListSitesResponse(sites=page, has_more=bool(token), next_page_token=token)
+
+        return await self._transact(read)
 
     async def UpdateSite(self, request: admin_pb2.UpdateSiteRequest, context: Context) -> admin_pb2.UpdateSiteResponse:
         await self._authenticate(context)
@@ -132,16 +139,15 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
     ) -> admin_pb2.ListApiKeysResponse:
         await self._authenticate(context)
         size, bound = page_size(request.page_size), ("ListApiKeys", request.site)
-        after = self._tokens.open(bound, request.page_token) or [0]
 
-        def read(connection: sa.Connection) -> list[api_keys.Row]:
+        def read(connection: sa.Connection) -> admin_pb2.ListApiKeysResponse:
+            after = self._tokens.open(bound, request.page_token) or [0]
             site_id = sites.get_site(connection, request.site).site_id if request.site else None
-            return api_keys.list_keys(connection, site_id, int(after[0]), self._clock(), size + 1)
+            rows = api_keys.list_keys(connection, site_id, int(after[0]), self._clock(), size + 1)
+            page, token = cut_page(rows, size, api_keys.to_proto, self._tokens, bound, lambda row: [row.key_id])
+            return admin_pb2.ListApiKeysResponse(api_keys=page, has_more=bool(token), next_page_token=token)
 
-        page, token = cut_page(
-            await self._transact(read), size, api_keys.to_proto, self._tokens, bound, lambda row: [row.key_id]
-        )
-        return admin_pb2.ListApiKeysResponse(api_keys=page, has_more=bool(token), next_page_token=token)
+        return await self._transact(read)
 
     async def RevokeApiKey(
         self, request: admin_pb2.RevokeApiKeyRequest, context: Context
@@ -173,7 +179,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
                 has_more=due > 0,
             )
 
-        return await asyncio.to_thread(aggregate)
+        return await asyncio.get_running_loop().run_in_executor(self._pages, aggregate)
 
     async def _authenticate(self, context: Context) -> None:
         await self._keys.authenticate(bearer(context), _HOW_TO_AUTHENTICATE, KeyKind.ADMIN)

@@ -113,9 +113,12 @@ def _retry_delay(error: grpc.RpcError | None, failures: int) -> float | None:
     if error.code() not in _RETRYABLE:
         return None
     info = error_details_pb2.RetryInfo()
-    for detail in rich_status(error).details:
-        if detail.Unpack(info):
-            delay = info.retry_delay.ToMilliseconds() / 1000
+    named = [detail for detail in rich_status(error).details if detail.Unpack(info)]
+    if named:
+        delay = info.retry_delay.ToMilliseconds() / 1000
+    elif error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        # gRPC's own, as for a message that is too large: it would be so again.
+        return None
     trailer: Iterable[tuple[str, str | bytes]] = cast(Any, error).trailing_metadata() or ()
     pushback = next((value for name, value in trailer if name == "grpc-retry-pushback-ms"), "")
     with suppress(ValueError):

@@ -31,14 +31,16 @@ _ENVIRONMENT = {
     "admin_key": "FOOTFALL_ADMIN_KEY",
 }
 
-# gRPC itself tries no call more than 5 times. A stream is left out: only its reader knows what was answered.
+# gRPC itself tries no call more than 5 times. Only what may be done twice is tried again: a second CreateSite would
+# fail, and the write key that the first one made would be lost. Of a stream only its reader knows what was answered.
+_RETRIED_ADMIN_RPCS = ("EnsureSite", "GetSite", "ListSites", "ListApiKeys", "RevokeApiKey", "AggregatePending")
 _RETRY_UNAVAILABLE = json.dumps(
     {
         "methodConfig": [
             {
                 "name": [
                     {"service": "footfall.query.v1.QueryService"},
-                    {"service": "footfall.admin.v1.AdminService"},
+                    *({"service": "footfall.admin.v1.AdminService", "method": name} for name in _RETRIED_ADMIN_RPCS),
                 ],
                 "retryPolicy": {
                     "maxAttempts": 5,

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import signal
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -34,6 +35,8 @@ def demo(
     if not LOG.exists():
         raise fail(f"the demo's log is part of a source checkout, and {LOG} is not there")
     console = Console()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
     try:
         with running_suite(data_dir, ANY_FREE_PORTS) as connection:
             _ensure_site(connection)
@@ -61,6 +64,11 @@ def wait_until_aggregated(connection: Connection, site: str, seconds: float = AG
                 raise fail(f"{page.remaining} events of {site} are still not aggregated after {seconds:.0f} s")
             if not page.has_more:
                 time.sleep(0.1)  # the background loop holds the rest
+
+
+def _interrupt(*_: object) -> None:
+    # As Ctrl-C does: what was started is stopped on the way out.
+    raise KeyboardInterrupt
 
 
 def _ensure_site(connection: Connection) -> None:

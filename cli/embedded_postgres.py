@@ -28,6 +28,8 @@ class EmbeddedPostgres:
     """One server; its data is kept between runs. Start it, use `url`, stop it."""
 
     def __init__(self, data_dir: Path) -> None:
+        """Raises FileNotFoundError when the folder's data has gone."""
+        self._data_dir = data_dir
         self.home = _cluster_home(data_dir)
         self._server: PostgresServer | None = None
 
@@ -46,8 +48,9 @@ class EmbeddedPostgres:
         self._configure()
         server.start()
         self._server = server
+        (self._data_dir / "postgres.home").write_text(str(self.home))
         with psycopg.connect(server.get_uri(), autocommit=True) as connection:
-            if not connection.execute("SELECT FROM pg_database WHERE datname = %s", (_DATABASE,)).fetchone():
+            if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (_DATABASE,)).fetchone():
                 connection.execute(f"CREATE DATABASE {_DATABASE}")
         return server.get_uri(database=_DATABASE)
 
@@ -87,6 +90,20 @@ class EmbeddedPostgres:
 
 
 def _cluster_home(data_dir: Path) -> Path:
+    """Where the data is: chosen once, then written down in DATA_DIR/postgres.home and kept to.
+
+    Raises FileNotFoundError when the place that was chosen has gone: a new, empty one would look like lost data.
+    """
+    note = data_dir / "postgres.home"
+    if note.exists():
+        home = Path(note.read_text())
+        if not (home / "PG_VERSION").exists():
+            raise FileNotFoundError(f"the data of {data_dir} is in {home}, says {note}, but it is not there")
+        return home
+    return _choose_home(data_dir)
+
+
+def _choose_home(data_dir: Path) -> Path:
     """DATA_DIR/postgres, or a folder elsewhere where Postgres could not live there without opening doors.
 
     Run as root the wheel makes an OS user of its own for Postgres and lets everybody read every folder above

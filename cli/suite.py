@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import fasteners
+import psycopg
 
 from cli.connection import Connection
 from cli.connection_file import ConnectionFile, read_connection_file
 from cli.embedded_postgres import EmbeddedPostgres
-from common.db import Database
+from common.db import Database, DatabaseFault
 from common.migrate import migrate
 
 _log = logging.getLogger(__name__)
@@ -52,35 +53,43 @@ class _Service:
     def log(self) -> Path:
         return self.data_dir / "log" / f"{self.name}.log"
 
+    @property
+    def _address_file(self) -> Path:
+        return self.data_dir / f"{self.name}.address"
+
     def start(self) -> None:
-        """Starts the process and waits until it answers. Raises SuiteError with the end of its log."""
-        address_file = self.data_dir / f"{self.name}.address"
-        address_file.unlink(missing_ok=True)
+        """Starts the process; `wait` tells when it answers."""
+        self._address_file.unlink(missing_ok=True)
         environment = {
             **self.environment,
             "FOOTFALL_LISTEN": self.listen,
-            "FOOTFALL_ADDRESS_FILE": str(address_file),
+            "FOOTFALL_ADDRESS_FILE": str(self._address_file),
             "FOOTFALL_STOP_WITH_PARENT": "true",
         }
         with self.log.open("ab") as log:
             # A session of its own: Ctrl-C reaches only the parent, which stops all in order.
             self.process = subprocess.Popen(
-                [sys.executable, "-m", f"{self.name}_svc"],
+                # -P: a folder of the same name where the command is run must not pass for ours.
+                [sys.executable, "-P", "-m", f"{self.name}_svc"],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 env=environment,
                 start_new_session=True,
             )
+
+    def wait(self) -> None:
+        """Returns once the process answers calls. Raises SuiteError, with the end of its log, when it does not."""
+        assert self.process is not None
         until = time.monotonic() + _START_SECONDS
-        while not address_file.exists():
+        while not self._address_file.exists():
             if self.process.poll() is not None or time.monotonic() > until:
                 self.stop()
                 tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-5:])
                 raise SuiteError(f"the {self.name} service did not start; {self.log} ends with:\n{tail}")
             time.sleep(_POLL_SECONDS)
         # A free port that was once taken is kept, so that clients find a restarted service.
-        self.listen = address_file.read_text()
+        self.listen = self._address_file.read_text()
 
     def restart_if_dead(self) -> None:
         """Starts the process again if it has gone; pauses longer each time that fails."""
@@ -90,6 +99,7 @@ class _Service:
         _log.warning("the %s service ended with %s; starting it again", self.name, self.process.returncode)
         try:
             self.start()
+            self.wait()
             self.pause = 0.5
         except SuiteError as error:
             _log.warning("%s", error)
@@ -131,15 +141,17 @@ def running_suite(
         postgres: EmbeddedPostgres | None = None
         database_url = environment.get("FOOTFALL_DATABASE_URL", "")
         if not database_url:
-            postgres = EmbeddedPostgres(data_dir)
             try:
+                postgres = EmbeddedPostgres(data_dir)
+                stack.callback(postgres.stop)
                 database_url = postgres.start()
-            except (OSError, subprocess.SubprocessError) as error:
-                raise SuiteError(f"the embedded Postgres in {postgres.home} did not start: {error}") from error
-            stack.callback(postgres.stop)
-        _migrate(database_url)
+            except (OSError, subprocess.SubprocessError, psycopg.Error) as error:
+                raise SuiteError(f"the embedded Postgres did not start: {error}") from error
+        migrate_schema(database_url)
         previous = read_connection_file(data_dir)
-        admin_key = previous.admin_key if previous else "fa_" + secrets.token_urlsafe(32)
+        admin_key = environment.get("FOOTFALL_ADMIN_KEY", "") or (
+            previous.admin_key if previous else "fa_" + secrets.token_urlsafe(32)
+        )
         for_services = {**environment, "FOOTFALL_DATABASE_URL": database_url}
         services = [
             _Service(name, data_dir, dict(for_services), f"127.0.0.1:{port}")
@@ -149,6 +161,8 @@ def running_suite(
         stack.callback(_stop_all, services)
         for service in services:
             service.start()
+        for service in services:
+            service.wait()
         ingest, query, admin = (service.listen for service in services)
         connection = Connection(ingest, query, admin, admin_key)
         ConnectionFile(ingest, query, admin, admin_key, database_url).write(data_dir)
@@ -160,10 +174,13 @@ def running_suite(
         yield connection
 
 
-def _migrate(database_url: str) -> None:
-    db = Database(database_url, application="footfall migrate", pool_size=1)
+def migrate_schema(database_url: str) -> None:
+    """Brings the schema up to date. Raises SuiteError when the database cannot be reached."""
+    db = Database(database_url, application="footfall migrate", pool_size=1, statement_timeout_ms=0)
     try:
         migrate(db)
+    except DatabaseFault as error:
+        raise SuiteError(f"the database cannot be reached: {error}") from error
     finally:
         db.close()
 
@@ -173,11 +190,16 @@ def _watch(stopping: threading.Event, postgres: EmbeddedPostgres | None, service
         try:
             if postgres is not None and postgres.restart_if_dead():
                 _log.warning("Postgres had ended; it runs again")
-        except (OSError, subprocess.SubprocessError) as error:
+        except (OSError, RuntimeError, AssertionError, subprocess.SubprocessError) as error:
             _log.warning("Postgres does not start again yet: %s", error)
         for service in services:
-            if not stopping.is_set():
+            if stopping.is_set():
+                return
+            try:
                 service.restart_if_dead()
+            except OSError as error:
+                # A full disk or too many open files: whoever watches must outlive it.
+                _log.warning("the %s service cannot be started now: %s", service.name, error)
 
 
 def _stop_all(services: list[_Service]) -> None:

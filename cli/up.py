@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from sqlalchemy.exc import ArgumentError
 
-from cli.connection import DataDir
+from cli.connection import DataDir, fail
 from cli.connection_file import read_connection_file
-from cli.suite import DEFAULT_PORTS, SuiteError, running_suite
-from common.db import Database
-from common.migrate import migrate as migrate_database
+from cli.suite import DEFAULT_PORTS, SuiteError, migrate_schema, running_suite
 
 
 def up(
@@ -27,7 +26,8 @@ def up(
     """Run everything on this machine until Ctrl-C or SIGTERM."""
     logging.basicConfig(stream=sys.stderr, level="WARNING", format="%(message)s")
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    # SIGHUP too: the terminal was closed, and what was started must not outlive it.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
     try:
         with running_suite(data_dir, _ports(ports)) as connection:
@@ -53,11 +53,10 @@ def migrate(data_dir: DataDir = Path(".footfall")) -> None:
     if not url:
         typer.echo("set FOOTFALL_DATABASE_URL; the embedded Postgres is migrated by `footfall up`", err=True)
         raise typer.Exit(1)
-    db = Database(url, application="footfall migrate", pool_size=1)
     try:
-        migrate_database(db)
-    finally:
-        db.close()
+        migrate_schema(url)
+    except (SuiteError, ArgumentError) as error:
+        raise fail(str(error).splitlines()[0]) from error
     typer.echo("The schema is up to date.")
 
 

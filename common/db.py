@@ -17,6 +17,11 @@ DatabaseFault = (
 )
 """What is raised when the database cannot be reached, is busy or gives up: nobody's data is to blame."""
 
+LOCK_TIMEOUT_MS = 5_000
+IDLE_TIMEOUT_MS = 60_000
+# Seconds; a host that is gone without a word is noticed within half a minute.
+_CONNECT = {"connect_timeout": 5, "keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3}
+
 HOUR = 1
 DAY = 2
 """`rollup_shards.interval`. All times of rollups are UTC."""
@@ -29,15 +34,21 @@ class Database:
     count use psycopg connections and plain SQL; what sites and keys need uses SQLAlchemy's.
     """
 
-    def __init__(self, url: str, *, application: str, pool_size: int = 8, statement_timeout_ms: int = 0) -> None:
-        options = f"-c timezone=UTC -c statement_timeout={statement_timeout_ms}"
+    def __init__(self, url: str, *, application: str, pool_size: int = 8, statement_timeout_ms: int = 60_000) -> None:
+        """`statement_timeout_ms` bounds every statement; 0 = no bound on it and on its locks, for migrations only."""
+        lock_timeout_ms = LOCK_TIMEOUT_MS if statement_timeout_ms else 0
+        options = (
+            f"-c timezone=UTC -c statement_timeout={statement_timeout_ms} "
+            # Nobody waits for ever for a row that a frozen process holds, and nobody holds one for ever.
+            f"-c lock_timeout={lock_timeout_ms} -c idle_in_transaction_session_timeout={IDLE_TIMEOUT_MS}"
+        )
         self.engine = sa.create_engine(
             _driver_url(url),
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=10,
             pool_pre_ping=True,
-            connect_args={"options": options, "application_name": application, "connect_timeout": 5},
+            connect_args={"options": options, "application_name": application, **_CONNECT},
         )
 
     @contextmanager

@@ -114,7 +114,7 @@ def from_exception(error: BaseException) -> CallError:
         return CallError(
             grpc.StatusCode.UNAVAILABLE,
             Reason.DATABASE_UNAVAILABLE,
-            "the database cannot be reached now; nothing was done, try again",
+            "the database cannot be reached now; try again: what is sent twice with the same ids is counted once",
             retry_after_ms=1000,
         )
     _log.error("a call failed", exc_info=error)

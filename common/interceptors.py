@@ -31,6 +31,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  #
     ) -> Handler:
         handler = await continuation(handler_call_details)
         if handler is None or not handler_call_details.method.startswith(self._prefixes):
+            # None: there is no such RPC, and gRPC says so itself.
             return handler
         deserialize = _lenient(handler.request_deserializer)
         if handler.stream_stream is not None:

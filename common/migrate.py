@@ -13,7 +13,7 @@ from common.locks import MIGRATION
 def migrate(db: Database) -> None:
     """Applies the migrations that are missing. Any number of processes may call it at once."""
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
     with db.engine.connect() as connection:
         connection.execute(sa.select(sa.func.pg_advisory_lock(MIGRATION)))
         connection.commit()

@@ -9,6 +9,8 @@ import binascii
 import hashlib
 import hmac
 import json
+from collections.abc import Callable
+from functools import cache
 
 from common.errors import Reason, invalid
 
@@ -18,10 +20,13 @@ Cursor = list[str | int]
 
 
 class PageTokens:
-    """Seals and opens the tokens of every list; `secret` is shared by all processes of the suite."""
+    """Seals and opens the tokens of every list; all processes of the suite share the secret.
 
-    def __init__(self, secret: bytes) -> None:
-        self._secret = secret
+    `load_secret` is called once, at the first use, so that a process starts while the database is away.
+    """
+
+    def __init__(self, load_secret: Callable[[], bytes]) -> None:
+        self._secret = cache(load_secret)
 
     def seal(self, request: tuple[str, ...], cursor: Cursor) -> str:
         """The token that continues `request` (its method and every field that selects rows) at `cursor`."""
@@ -48,4 +53,4 @@ class PageTokens:
 
     def _hash(self, request: tuple[str, ...], body: bytes) -> bytes:
         message = json.dumps(request).encode() + b"\0" + body
-        return hashlib.blake2b(message, key=self._secret, digest_size=_SEAL_BYTES).digest()
+        return hashlib.blake2b(message, key=self._secret(), digest_size=_SEAL_BYTES).digest()

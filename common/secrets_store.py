@@ -6,9 +6,13 @@ from common.page_tokens import PageTokens
 _PAGE_TOKEN_SECRET = "SELECT value FROM secrets WHERE name = 'page_tokens'"
 
 
-def load_page_tokens(db: Database) -> PageTokens:
-    """The sealer of page tokens. The migrations made its secret."""
-    with db.connection() as connection:
-        row = connection.execute(_PAGE_TOKEN_SECRET).fetchone()
-    assert row is not None, "the schema is not migrated"
-    return PageTokens(bytes(row[0]))
+def page_tokens(db: Database) -> PageTokens:
+    """The sealer of page tokens, with the secret that the migrations made."""
+
+    def load() -> bytes:
+        with db.connection() as connection:
+            row = connection.execute(_PAGE_TOKEN_SECRET).fetchone()
+        assert row is not None, "the schema is not migrated"
+        return bytes(row[0])
+
+    return PageTokens(load)

@@ -5,7 +5,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
@@ -23,6 +22,9 @@ _log = logging.getLogger(__name__)
 MAX_RECEIVE_BYTES = 32 * 1024 * 1024
 """Far over every limit of ours, so that a message that is too large gets a reason from us."""
 
+MAX_CONCURRENT_RPCS = 1_000
+"""Over it gRPC answers RESOURCE_EXHAUSTED; open streams count."""
+
 _OPTIONS = [
     ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
     ("grpc.max_send_message_length", -1),
@@ -39,7 +41,9 @@ OnStop = Callable[[], Awaitable[None]]
 
 def build_server(service: str, register: Register) -> tuple[grpc.aio.Server, Any]:
     """A server with `service` (full name), reflection, health and channelz, not yet listening."""
-    server = grpc.aio.server(interceptors=[ErrorInterceptor((service,))], options=_OPTIONS)
+    server = grpc.aio.server(
+        interceptors=[ErrorInterceptor((service,))], options=_OPTIONS, maximum_concurrent_rpcs=MAX_CONCURRENT_RPCS
+    )
     register(server)
     health_servicer = cast(Any, health).aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
@@ -49,11 +53,20 @@ def build_server(service: str, register: Register) -> tuple[grpc.aio.Server, Any
     return server, health_servicer
 
 
-async def serve(settings: Settings, service: str, port: int, register: Register, on_stop: OnStop) -> None:
-    """Serves until SIGTERM, SIGINT or the parent's end, then lets calls under way finish and calls `on_stop`.
+async def serve(
+    settings: Settings,
+    service: str,
+    port: int,
+    register: Register,
+    on_stop: OnStop,
+    on_drain: Callable[[], None] = lambda: None,
+) -> None:
+    """Serves until SIGTERM, SIGINT or the parent's end; then `on_drain`, lets calls under way finish, and `on_stop`.
 
     On `port`, unless the settings say otherwise. Raises RuntimeError when the address cannot be listened on.
     """
+    # Before anybody can know that we are there, so that no signal finds us without a handler.
+    stop = _told_to_stop(settings)
     server, health_servicer = build_server(service, register)
     address = settings.listen or f"127.0.0.1:{port}"
     host, port = address.rpartition(":")[0], _listen(server, address, settings)
@@ -66,9 +79,10 @@ async def serve(settings: Settings, service: str, port: int, register: Register,
         partial.write_text(f"{host}:{port}")
         os.replace(partial, settings.address_file)
     _log.info("%s serves on %s:%d", service, host, port)
-    await _until_told_to_stop(settings)
+    await stop.wait()
     _log.info("%s drains", service)
     await health_servicer.enter_graceful_shutdown()
+    on_drain()
     await server.stop(settings.drain_seconds)
     await on_stop()
 
@@ -89,14 +103,20 @@ def _listen(server: grpc.aio.Server, address: str, settings: Settings) -> int:
     return server.add_insecure_port(address)
 
 
-async def _until_told_to_stop(settings: Settings) -> None:
+def _told_to_stop(settings: Settings) -> asyncio.Event:
+    """Is set by SIGTERM, by SIGINT and, if the settings say so, by the end of standard input."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     if settings.stop_with_parent:
         # A pipe from the parent ends with it however it dies, on every system.
-        threading.Thread(
-            target=lambda: (sys.stdin.buffer.read(), loop.call_soon_threadsafe(stop.set)), daemon=True
-        ).start()
-    await stop.wait()
+        stdin = sys.stdin.fileno()
+
+        def read() -> None:
+            if not os.read(stdin, 1024):
+                loop.remove_reader(stdin)
+                stop.set()
+
+        loop.add_reader(stdin, read)
+    return stop

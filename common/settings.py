@@ -1,8 +1,9 @@
 """What a service process is told from outside, read once by its `main`."""
 
 from pathlib import Path
+from typing import Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -29,7 +30,7 @@ class Settings(BaseSettings):
     tls_key: Path | None = None
     """PEM file."""
 
-    log_level: str = "INFO"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     drain_seconds: float = Field(default=10.0, ge=0)
     """How long calls under way may take after SIGTERM."""
@@ -55,11 +56,21 @@ class Settings(BaseSettings):
     schedule: bool = True
     """Whether the admin process runs anything by itself, the aggregation loop included."""
 
+    @model_validator(mode="after")
+    def _whole_pair(self) -> Self:
+        # Half a pair must not come up in plain text.
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("FOOTFALL_TLS_CERTIFICATE and FOOTFALL_TLS_KEY go together")
+        return self
+
     @classmethod
     def from_environment(cls) -> "Settings":
         """What the environment says. Raises SystemExit, naming the variables, when that makes no sense."""
         try:
             return cls()  # type: ignore[call-arg]  # the library fills it in
         except ValidationError as error:
-            problems = [f"FOOTFALL_{str(one['loc'][0]).upper()}: {one['msg']}" for one in error.errors()]
+            problems = [
+                ": ".join((*(f"FOOTFALL_{str(name).upper()}" for name in one["loc"]), one["msg"]))
+                for one in error.errors()
+            ]
             raise SystemExit("\n".join(problems)) from None

@@ -117,8 +117,10 @@ pending_batches = sa.Table(
     _required("received_at", _time),
     _required("not_before", _time),
     sa.Column("last_error", sa.Text),
-    # serves: a worker's claim, oldest first within its lane; "is this event pending"
+    # serves: a worker's claim, oldest first within its lane
     sa.PrimaryKeyConstraint("site_id", "lane", "batch_id", "first_ord"),
+    # serves: "is this event pending"
+    sa.Index("pending_by_batch", "site_id", "batch_id", "first_ord"),
 )
 
 failed_events = sa.Table(

@@ -32,6 +32,7 @@ async def main(settings: Settings) -> None:
         PORT,
         lambda server: ingest_pb2_grpc.add_IngestServiceServicer_to_server(servicer, server),
         stop,
+        servicer.drain_streams,
     )
 
 

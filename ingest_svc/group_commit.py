@@ -33,6 +33,16 @@ def database_commit(db: Database, clock: Clock) -> Commit:
     return commit
 
 
+def shutting_down() -> CallError:
+    """UNAVAILABLE for what came too late for this process."""
+    return CallError(
+        grpc.StatusCode.UNAVAILABLE,
+        Reason.SHUTTING_DOWN,
+        "the server is shutting down; nothing was stored, send it again",
+        retry_after_ms=1000,
+    )
+
+
 class GroupCommit:
     """A bounded queue of calls in front of one committing thread. Lives on one event loop.
 
@@ -51,35 +61,36 @@ class GroupCommit:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="commit")
         self._task = asyncio.create_task(self._run())
 
-    async def submit(self, call: Incoming, *, wait_for_room: bool) -> int:
-        """How many of the call's events were accepted, once they are committed.
-
-        Raises CallError when the queue is full (unless told to wait) or the process is shutting down, and
-        whatever the transaction raised; in all these cases nothing was stored, except that a connection lost
-        during COMMIT leaves that open, which the events' dedupe keys make harmless.
-        """
-        while self._queued_events and self._queued_events + len(call.rows) > self._max_queue_events:
-            if not wait_for_room:
-                raise CallError(
-                    grpc.StatusCode.RESOURCE_EXHAUSTED,
-                    Reason.QUEUE_FULL,
-                    "too many events are waiting to be stored; nothing of this call was, send it again after the delay",
-                    retry_after_ms=500,
-                )
+    async def wait_for_room(self, events: int) -> None:
+        """Returns once the queue takes a call of so many events, if that is enqueued before the next await."""
+        while self._is_full(events):
             self._room.clear()
             await self._room.wait()
-        if self._closing:
+
+    def enqueue(self, call: Incoming) -> asyncio.Future[int]:
+        """How many of the call's events were accepted, once they are committed. An empty queue takes any call.
+
+        Raises CallError when the queue is full or the process is shutting down; the future raises what the
+        transaction raised. In all these cases nothing was stored, except that a connection lost during COMMIT leaves
+        that open, which the events' dedupe keys make harmless.
+        """
+        if self._is_full(len(call.rows)):
             raise CallError(
-                grpc.StatusCode.UNAVAILABLE,
-                Reason.SHUTTING_DOWN,
-                "the server is shutting down; nothing was stored, send it again",
-                retry_after_ms=1000,
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                Reason.QUEUE_FULL,
+                "too many events are waiting to be stored; nothing of this call was, send it again after the delay",
+                retry_after_ms=500,
             )
+        if self._closing:
+            raise shutting_down()
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._queue.append((call, done))
         self._queued_events += len(call.rows)
         self._work.set()
-        return await done
+        return done
+
+    def _is_full(self, events: int) -> bool:
+        return self._queued_events > 0 and self._queued_events + events > self._max_queue_events
 
     async def close(self) -> None:
         """Commits what is queued and ends the thread."""

@@ -12,7 +12,7 @@ from common.errors import CallError, Reason
 from common.keys import KeyKind, KeyRing, metadata_value
 from common.sites import DISABLED, Site
 from ingest_svc.append import Incoming
-from ingest_svc.group_commit import GroupCommit
+from ingest_svc.group_commit import GroupCommit, shutting_down
 from ingest_svc.validate import IngestRequest, check_batch
 from ingest_svc.wire import to_rows
 
@@ -24,6 +24,7 @@ _READ_AHEAD = 8
 _HOW_TO_AUTHENTICATE = "a site's write key in the metadata x-write-key"
 
 Context = grpc.aio.ServicerContext[Any, Any]
+Answers = asyncio.Queue[asyncio.Task[ingest_pb2.IngestStreamResponse] | None]
 
 
 class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
@@ -34,12 +35,20 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         self._group_commit = group_commit
         self._clock = clock
         self._max_batch_events = max_batch_events
+        self._readers: set[asyncio.Task[None]] = set()
+        self._draining = False
+
+    def drain_streams(self) -> None:
+        """Lets open streams take no more requests: they answer what they have and end with SHUTTING_DOWN."""
+        self._draining = True
+        for reader in self._readers:
+            reader.cancel()
 
     async def IngestBatch(
         self, request: ingest_pb2.IngestBatchRequest, context: Context
     ) -> ingest_pb2.IngestBatchResponse:
         call, errors = self._prepare(request, await self._authenticate(context))
-        accepted = await self._group_commit.submit(call, wait_for_room=False) if call.rows else 0
+        accepted = await self._group_commit.enqueue(call) if call.rows else 0
         return ingest_pb2.IngestBatchResponse(
             accepted=accepted, duplicate=len(call.rows) - accepted, rejected=len(errors), errors=errors
         )
@@ -47,35 +56,45 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
     async def IngestStream(
         self, requests: AsyncIterator[ingest_pb2.IngestStreamRequest], context: Context
     ) -> AsyncIterator[ingest_pb2.IngestStreamResponse]:
-        """Reads ahead while commits run; answers in order. A refused request ends the stream after the answers
-        to those before it, and none after it is looked at."""
-        waiting: asyncio.Queue[asyncio.Task[ingest_pb2.IngestStreamResponse] | None] = asyncio.Queue(_READ_AHEAD)
-        reader = asyncio.create_task(self._read(requests, context, waiting))
+        """Reads ahead while commits run; answers in order. A refused request ends the stream after the answers to
+        those before it, and none after it is looked at."""
+        answers: Answers = asyncio.Queue()
+        ahead = asyncio.Semaphore(_READ_AHEAD)
+        reader = asyncio.create_task(self._read(requests, context, ahead, answers))
+        self._readers.add(reader)
         try:
-            while (answer := await waiting.get()) is not None:
+            while (answer := await answers.get()) is not None:
                 yield await answer
+                ahead.release()
+            if self._draining:
+                raise shutting_down()
             await reader
         finally:
+            self._readers.discard(reader)
             reader.cancel()
+            while not answers.empty():
+                if (left := answers.get_nowait()) is not None:
+                    # Nobody waits for it any more; that its commit failed is not news then.
+                    left.add_done_callback(lambda task: task.cancelled() or task.exception())
 
     async def _read(
         self,
         requests: AsyncIterator[ingest_pb2.IngestStreamRequest],
         context: Context,
-        waiting: asyncio.Queue[asyncio.Task[ingest_pb2.IngestStreamResponse] | None],
+        ahead: asyncio.Semaphore,
+        answers: Answers,
     ) -> None:
+        """Puts a task for the answer to each request, and None at the end, however it comes."""
         try:
-            async for request in requests:
-                call, errors = self._prepare(request, await self._authenticate(context))
-                await waiting.put(asyncio.create_task(self._answer(call, errors)))
+            while await ahead.acquire() and (request := await anext(requests, None)) is not None:
+                site = await self._authenticate(context)
+                # A stream is not refused but slowed down: its sender waits until there is room.
+                await self._group_commit.wait_for_room(len(request.events))
+                call, errors = self._prepare(request, site)
+                accepted = self._group_commit.enqueue(call) if call.rows else None
+                answers.put_nowait(asyncio.create_task(_answer(call, accepted, errors)))
         finally:
-            await waiting.put(None)
-
-    async def _answer(self, call: Incoming, errors: list[ingest_pb2.EventError]) -> ingest_pb2.IngestStreamResponse:
-        accepted = await self._group_commit.submit(call, wait_for_room=True) if call.rows else 0
-        return ingest_pb2.IngestStreamResponse(
-            accepted=accepted, duplicate=len(call.rows) - accepted, rejected=len(errors), errors=errors
-        )
+            answers.put_nowait(None)
 
     def _prepare(self, request: IngestRequest, site: Site) -> tuple[Incoming, list[ingest_pb2.EventError]]:
         check_batch(request, self._max_batch_events)
@@ -98,3 +117,12 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
                 f"origin {origin!r} may not send to this site; add it to the site's allowed_origins",
             )
         return site
+
+
+async def _answer(
+    call: Incoming, accepted: asyncio.Future[int] | None, errors: list[ingest_pb2.EventError]
+) -> ingest_pb2.IngestStreamResponse:
+    stored = await accepted if accepted else 0
+    return ingest_pb2.IngestStreamResponse(
+        accepted=stored, duplicate=len(call.rows) - stored, rejected=len(errors), errors=errors
+    )

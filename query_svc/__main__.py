@@ -7,7 +7,7 @@ from footfall.query.v1 import query_pb2_grpc
 from common.clock import system_clock
 from common.db import Database
 from common.keys import KeyRing
-from common.secrets_store import load_page_tokens
+from common.secrets_store import page_tokens
 from common.server import configure_logging, serve
 from common.settings import Settings
 from query_svc.servicer import SERVICE, QueryServicer
@@ -23,7 +23,7 @@ async def main(settings: Settings) -> None:
         pool_size=settings.pool_size,
         statement_timeout_ms=settings.statement_timeout_ms,
     )
-    servicer = QueryServicer(db, KeyRing(db, system_clock), load_page_tokens(db), system_clock)
+    servicer = QueryServicer(db, KeyRing(db, system_clock), page_tokens(db), system_clock)
 
     async def stop() -> None:
         db.close()

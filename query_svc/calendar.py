@@ -64,16 +64,14 @@ def _zone_names() -> frozenset[str]:
 
 def _hours(zone: ZoneInfo, start: datetime) -> Iterator[datetime]:
     """Instants at which the zone's clock shows a whole hour, from the first one at or after `start`."""
-    instant = start
+    instant = known = start
     while True:
-        past = _past_the_hour(zone, instant)
-        if past:
+        while past := _past_the_hour(zone, instant):
+            # Where the clock has just changed by half an hour, going back by the excess does not find a whole hour.
             earlier = instant - past
-            # Where the clock changes by half an hour, going back the excess may miss a whole hour.
-            instant = earlier if earlier > start and not _past_the_hour(zone, earlier) else instant - past + _HOUR
-            if instant < start:
-                instant += _HOUR
+            instant = earlier if earlier > known and not _past_the_hour(zone, earlier) else earlier + _HOUR
         yield instant
+        known = instant
         instant += _HOUR
 
 

@@ -46,14 +46,20 @@ def _rollups(columns: str, condition: str = "") -> str:
     )
 
 
+# OFFSET 0 keeps each edge a range of the index on time: joined plainly, the planner expects a ninth of the site in
+# every edge and reads the whole table.
 _EVENTS = f"""
 FROM {_EDGES} AS g (n, start, stop)
-JOIN events e ON e.site_id = %(site_id)s AND e.occurred_at >= g.start AND e.occurred_at < g.stop
+CROSS JOIN LATERAL (
+    SELECT * FROM events WHERE site_id = %(site_id)s AND occurred_at >= g.start AND occurred_at < g.stop OFFSET 0
+) AS e
 """
 
 _SESSIONS = f"""
 FROM {_EDGES} AS g (n, start, stop)
-JOIN sessions s ON s.site_id = %(site_id)s AND s.started_at >= g.start AND s.started_at < g.stop
+CROSS JOIN LATERAL (
+    SELECT * FROM sessions WHERE site_id = %(site_id)s AND started_at >= g.start AND started_at < g.stop OFFSET 0
+) AS s
 """
 
 _SUMS = """

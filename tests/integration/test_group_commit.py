@@ -77,7 +77,7 @@ class Gate:
 
         async def run() -> Answer:
             group_commit = GroupCommit(self.commit, max_queue_events)
-            first = asyncio.create_task(group_commit.submit(self.call("first"), wait_for_room=False))
+            first = group_commit.enqueue(self.call("first"))
             await asyncio.to_thread(self.entered.wait, 30)
             answer = await act(group_commit)
             self.opened.set()
@@ -100,14 +100,14 @@ def gate(postgres_url: str) -> Iterator[Gate]:
         db.close()
 
 
-def submit(group_commit: GroupCommit, call: Incoming) -> "asyncio.Task[int]":
-    return asyncio.create_task(group_commit.submit(call, wait_for_room=False))
+def submit(group_commit: GroupCommit, call: Incoming) -> "asyncio.Future[int]":
+    return group_commit.enqueue(call)
 
 
 def test_calls_that_wait_become_one_transaction_in_their_order(gate: Gate) -> None:
     """Of equal ids the first call's is accepted, also where both are in one group."""
 
-    async def act(group_commit: GroupCommit) -> list["asyncio.Task[int]"]:
+    async def act(group_commit: GroupCommit) -> list["asyncio.Future[int]"]:
         calls = [gate.call("a", "b"), gate.call("b", "c", "c"), gate.call("first", "d")]
         tasks = [submit(group_commit, call) for call in calls]
         await asyncio.sleep(0)
@@ -163,7 +163,7 @@ def test_closing_commits_what_is_queued_and_takes_no_more(gate: Gate) -> None:
         closing = asyncio.create_task(group_commit.close())
         await asyncio.sleep(0)
         with pytest.raises(CallError) as refused:
-            await group_commit.submit(gate.call("late"), wait_for_room=False)
+            await group_commit.enqueue(gate.call("late"))
         assert (refused.value.code, refused.value.reason) == (grpc.StatusCode.UNAVAILABLE, Reason.SHUTTING_DOWN)
         assert not closing.done()
         gate.opened.set()
@@ -184,7 +184,7 @@ def test_a_caller_that_went_away_takes_nobody_with_it(gate: Gate) -> None:
         gone.cancel()
         gate.opened.set()
         stayed = await stays
-        return stayed, await group_commit.submit(gate.call("gone"), wait_for_room=False)
+        return stayed, await group_commit.enqueue(gate.call("gone"))
 
     assert gate.behind_the_gate(act) == (1, 0)
     assert gate.stored() == ["first", "gone", "stays"]

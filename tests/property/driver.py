@@ -99,8 +99,7 @@ class PlayedSite:
     def fold(self, limit: int) -> int:
         """One page of folding, which changes nothing that the tables say; how many deltas it took."""
         before = self.tables()
-        folded = compact.run_once(self.hands.connection, self.site_id, limit).shards
-        assert folded <= limit
+        folded = self._fold(limit)
         assert self.tables() == before
         return folded
 
@@ -124,8 +123,15 @@ class PlayedSite:
 
     def fold_all(self, limit: int = 1_000) -> None:
         """Folds whatever is not folded."""
-        while self.fold(limit):
+        before = self.tables()
+        while self._fold(limit):
             pass
+        assert self.tables() == before
+
+    def _fold(self, limit: int) -> int:
+        folded = compact.run_once(self.hands.connection, self.site_id, limit).shards
+        assert folded <= limit
+        return folded
 
     def tables(self) -> Tables:
         """The derived tables."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
 from hypothesis import strategies as st
@@ -91,16 +92,43 @@ def event_id(number: int) -> str:
     return text.upper() if number % 3 == 1 else text
 
 
+@dataclass(frozen=True)
+class Cast:
+    """What one stream is made of. Each stream draws its own: with few visitors, sessions and steps events meet in
+    the same sessions and instants, with many they do not."""
+
+    visitors: tuple[str, ...]
+    sessions: tuple[str, ...]
+    kinds: tuple[str, ...]
+    steps: tuple[int, ...]
+
+
 @st.composite
-def events_of(draw: st.DrawFn, number: int, at: int) -> RawEvent:
-    """One event of one of three visitors, in one of two sessions or none."""
-    kind = draw(st.sampled_from(("pageview", "track", "identify")))
+def casts(draw: st.DrawFn, timeout: int) -> Cast:
+    """Any few of everything; the steps are nothing, about the timeout, and hours and days."""
+    steps = (0, 1, timeout - 1, timeout, timeout + 1, timeout // 2, timeout // 3, 2 * timeout, HOUR, 7 * HOUR, 3 * DAY)
+
+    def some(values: tuple[Any, ...], most: int) -> tuple[Any, ...]:
+        return tuple(draw(st.lists(st.sampled_from(values), min_size=1, max_size=most, unique=True)))
+
+    return Cast(
+        some(("ann", "bob", "Čeněk"), 3),
+        some(("", "s1", "s2"), 3),
+        some(("pageview", "track", "identify"), 3),
+        some(steps, 4),
+    )
+
+
+@st.composite
+def events_of(draw: st.DrawFn, cast: Cast, number: int, at: int) -> RawEvent:
+    """One event of the cast."""
+    kind = draw(st.sampled_from(cast.kinds))
     return RawEvent(
         event_id=event_id(number),
         type=kind,
         occurred_at=at,
-        visitor_id=draw(st.sampled_from(("ann", "bob", "Čeněk"))),
-        session_id=draw(st.sampled_from(("", "s1", "s2"))),
+        visitor_id=draw(st.sampled_from(cast.visitors)),
+        session_id=draw(st.sampled_from(cast.sessions)),
         name=draw(st.sampled_from(("buy", " buy ", "läuft"))) if kind == "track" else "",
         user_id=draw(st.sampled_from(("u1", "", "u2"))),
         path=draw(paths),
@@ -114,28 +142,28 @@ def events_of(draw: st.DrawFn, number: int, at: int) -> RawEvent:
 
 
 @st.composite
-def times(draw: st.DrawFn, count: int, timeout: int) -> list[int]:
-    """Instants a step apart, where a step is nothing, about the timeout, or hours and days; or on an hour's edge."""
-    origin = draw(st.sampled_from(EPOCHS)) + draw(st.sampled_from((0, -1, HOUR - 1, 23 * HOUR, DAY - MINUTE)))
-    near = [0, 1, timeout - 1, timeout, timeout + 1, 2 * timeout, timeout // 2, MINUTE]
-    far = [HOUR, 7 * HOUR, DAY, 3 * DAY]
-    steps = st.sampled_from([*near, *far, *(-step for step in (*near, *far))])
-    found = [origin]
+def times(draw: st.DrawFn, cast: Cast, count: int) -> list[int]:
+    """Instants each a step before or after another, or beside the edge of an hour or day."""
+    found = [draw(st.sampled_from(EPOCHS)) + draw(st.sampled_from((0, -1, HOUR - 1, 23 * HOUR, DAY - MINUTE)))]
     for _ in range(count - 1):
-        at = draw(st.sampled_from(found)) + draw(steps)
-        edge = draw(st.sampled_from((0, 0, 0, HOUR, DAY)))
+        at = draw(st.sampled_from(found[-3:])) + draw(st.sampled_from((1, -1))) * draw(st.sampled_from(cast.steps))
+        edge = draw(st.sampled_from((0, 0, 0, 0, 0, 0, HOUR, DAY)))
         found.append(at - at % edge - draw(st.integers(0, 1)) if edge else at)
     return found
 
 
 @st.composite
-def streams(draw: st.DrawFn, *, most: int = 16) -> Stream:
+def streams(draw: st.DrawFn, *, most: int = 20) -> Stream:
     """Up to `most` events."""
     timeout = draw(timeouts)
-    numbers = draw(st.lists(st.integers(0, 999), min_size=1, max_size=most, unique=True))
-    instants = draw(times(len(numbers), timeout))
+    cast = draw(casts(timeout))
+    count = draw(st.integers(1, most))
+    numbers = draw(st.lists(st.integers(0, 999), min_size=count, max_size=count, unique=True))
+    instants = draw(times(cast, count))
     return Stream(
-        tuple(draw(events_of(number, at)) for number, at in zip(numbers, instants, strict=True)), timeout, draw(lanes)
+        tuple(draw(events_of(cast, number, at)) for number, at in zip(numbers, instants, strict=True)),
+        timeout,
+        draw(lanes),
     )
 
 

@@ -42,7 +42,7 @@ def test_workers_and_folders_at_once_end_in_the_recount(
 
     def fold() -> None:
         with db.connection() as connection:
-            while not aggregated.is_set() or compact.has_deltas(connection, site.site_id):
+            while not aggregated.is_set() or site.site_id in compact.sites_with_deltas(connection):
                 compact.run_once(connection, site.site_id, limit)
 
     with ThreadPoolExecutor(5) as threads:

@@ -10,7 +10,7 @@ from common.errors import CallError
 from common.page_tokens import Cursor, PageTokens
 
 SECRET = b"s" * 32
-TOKENS = PageTokens(SECRET)
+TOKENS = PageTokens(lambda: SECRET)
 
 requests = st.lists(st.text(max_size=8), min_size=1, max_size=4).map(tuple)
 cursors = st.lists(st.one_of(st.text(max_size=12), st.integers(-(2**63), 2**63 - 1)), max_size=4)
@@ -56,7 +56,7 @@ def test_the_token_of_another_request_is_refused(
 @given(requests, cursors, st.binary(min_size=1, max_size=64).filter(lambda secret: secret != SECRET))
 def test_the_token_of_another_installation_is_refused(request: tuple[str, ...], cursor: Cursor, secret: bytes) -> None:
     with pytest.raises(CallError, match="PAGE_TOKEN_INVALID"):
-        TOKENS.open(request, PageTokens(secret).seal(request, cursor))
+        TOKENS.open(request, PageTokens(lambda: secret).seal(request, cursor))
 
 
 @given(st.text(min_size=1))

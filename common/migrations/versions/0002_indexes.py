@@ -1,4 +1,4 @@
-"""An index of unfolded deltas."""
+"""Indexes of what is still to be done: unfolded deltas, pending batches."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -17,6 +17,9 @@ def upgrade() -> None:
         postgresql_where=sa.text("shard > 0"),
     )
 
+    op.create_index("pending_by_batch", "pending_batches", ["site_id", "batch_id", "first_ord"])
+
 
 def downgrade() -> None:
+    op.drop_index("pending_by_batch", table_name="pending_batches")
     op.drop_index("rollup_deltas", table_name="rollup_shards")

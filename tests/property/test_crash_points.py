@@ -74,7 +74,7 @@ def test_an_ingest_transaction_cut_after_any_statement_stores_nothing(
 
     ingested = ("events", "ingest_dedupes", "pending_batches")
     state = partial(_rows_of, sites, ingested)
-    assert cut_everywhere(hands.suite.database_url, commit, state) >= 3
+    assert cut_everywhere(hands.suite.database_url, commit, state) >= 1
     expected = []
     for step in group:
         new = {event.event_id for event in step.events} - {e.event_id for e in sites[step.site].accepted.values()}

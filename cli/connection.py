@@ -16,6 +16,8 @@ from footfall.query.v1.query_pb2_grpc import QueryServiceStub
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from cli.connection_file import FILE_NAME, read_connection_file
+
 DEFAULT_DATA_DIR = Path(".footfall")
 CALL_TIMEOUT_SECONDS = 60.0
 
@@ -72,16 +74,13 @@ class Connection:
         neither, or when the file cannot be read.
         """
         overrides = {name: environment[key] for name, key in _ENVIRONMENT.items() if environment.get(key)}
-        path = data_dir / "footfall.json"
         try:
-            known = json.loads(path.read_bytes())
-            connection = cls(**{name: str(known[name]) for name in _ENVIRONMENT})
-        except FileNotFoundError:
-            if not overrides:
-                raise fail(f"footfall is not running here; start it with `footfall up` (no {path})") from None
-            connection = cls()
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise fail(f"cannot read {path}: {error!r}; start it anew with `footfall up`") from None
+            known = read_connection_file(data_dir)
+        except (OSError, ValueError) as error:
+            raise fail(str(error)) from None
+        if known is None and not overrides:
+            raise fail(f"footfall is not running here; start it with `footfall up` (no {data_dir / FILE_NAME})")
+        connection = cls(**{name: getattr(known, name) for name in _ENVIRONMENT}) if known else cls()
         return replace(connection, **overrides)
 
     @contextmanager
@@ -107,6 +106,20 @@ class Connection:
         if not value:
             raise fail(f"{_ENVIRONMENT[name]} is not set, and there is no footfall.json that says it")
         return value
+
+
+def database_url(data_dir: Path) -> str:
+    """The database of FOOTFALL_DATABASE_URL, else that of the running suite. Raises typer.Exit(1) without either."""
+    url = os.environ.get("FOOTFALL_DATABASE_URL", "")
+    if not url:
+        try:
+            known = read_connection_file(data_dir)
+        except (OSError, ValueError) as error:
+            raise fail(str(error)) from None
+        url = known.database_url if known else ""
+    if not url:
+        raise fail("set FOOTFALL_DATABASE_URL, or name the --data-dir of a running `footfall up`")
+    return url
 
 
 def fail(message: str) -> typer.Exit:

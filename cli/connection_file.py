@@ -28,9 +28,15 @@ class ConnectionFile:
 
 
 def read_connection_file(data_dir: Path) -> ConnectionFile | None:
-    """What the last `footfall up` on the folder wrote, or None."""
+    """What the last `footfall up` on the folder wrote; None when there was none.
+
+    Raises ValueError when the file is damaged, and OSError when it may not be read.
+    """
+    path = data_dir / FILE_NAME
     try:
-        known = json.loads((data_dir / FILE_NAME).read_bytes())
+        known = json.loads(path.read_bytes())
         return ConnectionFile(**{name: str(known[name]) for name in ConnectionFile.__slots__})
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except FileNotFoundError:
         return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error!r}); remove it and start `footfall up` anew") from None

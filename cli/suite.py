@@ -148,7 +148,10 @@ def running_suite(
             except (OSError, subprocess.SubprocessError, psycopg.Error) as error:
                 raise SuiteError(f"the embedded Postgres did not start: {error}") from error
         migrate_schema(database_url)
-        previous = read_connection_file(data_dir)
+        try:
+            previous = read_connection_file(data_dir)
+        except (OSError, ValueError) as error:
+            raise SuiteError(str(error)) from None
         admin_key = environment.get("FOOTFALL_ADMIN_KEY", "") or (
             previous.admin_key if previous else "fa_" + secrets.token_urlsafe(32)
         )

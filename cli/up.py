@@ -1,7 +1,6 @@
 """`footfall up` and `footfall migrate`."""
 
 import logging
-import os
 import signal
 import sys
 import threading
@@ -11,8 +10,7 @@ from typing import Annotated
 import typer
 from sqlalchemy.exc import ArgumentError
 
-from cli.connection import DataDir, fail
-from cli.connection_file import read_connection_file
+from cli.connection import DataDir, database_url, fail
 from cli.suite import DEFAULT_PORTS, SuiteError, migrate_schema, running_suite
 
 
@@ -46,13 +44,7 @@ def up(
 
 def migrate(data_dir: DataDir = Path(".footfall")) -> None:
     """Bring the schema of FOOTFALL_DATABASE_URL (or of the running install) up to date."""
-    url = os.environ.get("FOOTFALL_DATABASE_URL", "")
-    if not url:
-        running = read_connection_file(data_dir)
-        url = running.database_url if running else ""
-    if not url:
-        typer.echo("set FOOTFALL_DATABASE_URL; the embedded Postgres is migrated by `footfall up`", err=True)
-        raise typer.Exit(1)
+    url = database_url(data_dir)
     try:
         migrate_schema(url)
     except (SuiteError, ArgumentError) as error:

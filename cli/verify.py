@@ -1,10 +1,8 @@
 """`footfall verify`: counts a site again from its raw events and compares every answer."""
 
-import os
 import random
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Annotated, NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -15,8 +13,7 @@ from footfall.query.v1.query_pb2_grpc import QueryServiceStub
 from rich.console import Console
 from rich.progress import track
 
-from cli.connection import DEFAULT_DATA_DIR, Connection, DataDir, fail, printable
-from cli.connection_file import read_connection_file
+from cli.connection import DEFAULT_DATA_DIR, Connection, DataDir, database_url, fail, printable
 from cli.recount_sql import EVENT_DIMENSIONS, SESSION_DIMENSIONS, Measures, Recount
 from cli.report_range import parse_instant, time_range
 from common.db import plain_url
@@ -51,7 +48,7 @@ def verify(
     the running `footfall up`. It only reads.
     """
     connection = Connection.read(data_dir)
-    url = _database_url(data_dir)
+    url = plain_url(database_url(data_dir))
     console = Console()
     with connection.open_query() as query:
         try:
@@ -194,16 +191,6 @@ def _span(recount: Recount, start: str, end: str) -> Span | None:
     if last <= first:
         raise typer.BadParameter("--end must be later than --start")
     return first, last
-
-
-def _database_url(data_dir: Path) -> str:
-    url = os.environ.get("FOOTFALL_DATABASE_URL", "")
-    if not url:
-        running = read_connection_file(data_dir)
-        url = running.database_url if running else ""
-    if not url:
-        raise fail("set FOOTFALL_DATABASE_URL; the recount reads the raw events themselves")
-    return plain_url(url)
 
 
 def _shown(span: Span) -> str:

@@ -211,9 +211,7 @@ class Recount:
     def __init__(self, events: Iterable[RawEvent], session_timeout: int) -> None:
         self.all_events = sorted(events, key=lambda event: event.order)
         self.all_sessions = split_into_sessions(self.all_events, session_timeout)
-        self.users = {
-            event.visitor_id: event.user_id for event in self.all_events if event.type == "identify" and event.user_id
-        }
+        self.users = {event.visitor_id: event.user_id for event in self.all_events if event.type == "identify"}
         """The user each visitor's latest IDENTIFY with a user names."""
 
     def events(self, start: int, end: int) -> list[RawEvent]:

@@ -149,7 +149,7 @@ class PlayedSite:
         """The recount over the aggregated events."""
         pending = self.pending()
         events = [event for id_, event in self.accepted.items() if id_ not in pending]
-        return recount_of(events, self.stream.timeout)
+        return Recount(events, self.stream.timeout)
 
     def check(self, spans: Sequence[tuple[int, int]] = ()) -> None:
         """Tables and answers are the recount's, over everything and over the ranges given."""
@@ -165,7 +165,7 @@ class PlayedSite:
 
     def check_answers(self, spans: Sequence[tuple[int, int]]) -> None:
         """Every report and list of the ranges, and what they say of the pending events."""
-        recount, everything = self.recount(), recount_of(self.accepted.values(), self.stream.timeout)
+        recount, everything = self.recount(), Recount(self.accepted.values(), self.stream.timeout)
         pending = len(self.accepted) - len(recount.all_events)
         for start, end in spans:
             for query, expected, answered in self.site.compare(recount, start, end):
@@ -185,13 +185,6 @@ def play(hands: Hands, streams: Sequence[Stream], history: Sequence[Step]) -> li
     for step in history:
         sites[step.site].do(step)
     return sites
-
-
-def recount_of(events: Any, timeout: int) -> Recount:
-    """The recount, in which an IDENTIFY without a user unlinks the visitor: it counts as a whole."""
-    recount = Recount(events, timeout)
-    recount.users = {event.visitor_id: event.user_id for event in recount.all_events if event.type == "identify"}
-    return recount
 
 
 def days_of(hours: dict[tuple[int, int, str], Any]) -> dict[tuple[int, int, str], tuple[int, ...]]:

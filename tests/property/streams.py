@@ -1,5 +1,6 @@
 """Random streams of events, and random histories in which they are delivered, aggregated and folded."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.recount import DAY, HOUR, MINUTE, SECOND, RawEvent
 
-EPOCHS = [
+MIDNIGHTS = [
     int(datetime(*day, tzinfo=UTC).timestamp()) * SECOND
     for day in (
         (2024, 2, 29),
@@ -21,7 +22,7 @@ EPOCHS = [
         (2011, 12, 30),  # the day that Apia skipped
     )
 ]
-"""Midnights around which a stream takes place."""
+"""Where streams take place."""
 
 
 @dataclass(frozen=True)
@@ -142,9 +143,9 @@ def events_of(draw: st.DrawFn, cast: Cast, number: int, at: int) -> RawEvent:
 
 
 @st.composite
-def times(draw: st.DrawFn, cast: Cast, count: int) -> list[int]:
+def times(draw: st.DrawFn, cast: Cast, count: int, midnights: Sequence[int]) -> list[int]:
     """Instants each a step before or after another, or beside the edge of an hour or day."""
-    found = [draw(st.sampled_from(EPOCHS)) + draw(st.sampled_from((0, -1, HOUR - 1, 23 * HOUR, DAY - MINUTE)))]
+    found = [draw(st.sampled_from(midnights)) + draw(st.sampled_from((0, -1, HOUR - 1, 23 * HOUR, DAY - MINUTE)))]
     for _ in range(count - 1):
         at = draw(st.sampled_from(found[-3:])) + draw(st.sampled_from((1, -1))) * draw(st.sampled_from(cast.steps))
         edge = draw(st.sampled_from((0, 0, 0, 0, 0, 0, HOUR, DAY)))
@@ -153,13 +154,13 @@ def times(draw: st.DrawFn, cast: Cast, count: int) -> list[int]:
 
 
 @st.composite
-def streams(draw: st.DrawFn, *, most: int = 20) -> Stream:
-    """Up to `most` events."""
+def streams(draw: st.DrawFn, *, most: int = 20, midnights: Sequence[int] = MIDNIGHTS) -> Stream:
+    """Up to `most` events around one of the midnights."""
     timeout = draw(timeouts)
     cast = draw(casts(timeout))
     count = draw(st.integers(1, most))
     numbers = draw(st.lists(st.integers(0, 999), min_size=count, max_size=count, unique=True))
-    instants = draw(times(cast, count))
+    instants = draw(times(cast, count, midnights))
     return Stream(
         tuple(draw(events_of(cast, number, at)) for number, at in zip(numbers, instants, strict=True)),
         timeout,

@@ -152,7 +152,12 @@ def rich_status(error: grpc.RpcError) -> status_pb2.Status:
 
 @contextmanager
 def _channel(address: str, key: str) -> Iterator[grpc.Channel]:
-    options = [("grpc.service_config", _RETRY_UNAVAILABLE)]
+    options = [
+        ("grpc.service_config", _RETRY_UNAVAILABLE),
+        # A server that is gone without a word is noticed, also by a stream that has no deadline.
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+    ]
     try:
         with grpc.insecure_channel(address, options=options) as channel:
             yield grpc.intercept_channel(channel, _Authorization(key)) if key else channel

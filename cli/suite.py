@@ -131,10 +131,13 @@ def running_suite(
     FOOTFALL_DATABASE_URL in it that server is used, else an embedded one.
     Raises SuiteError when the folder is in use or a service does not start.
     """
-    data_dir.mkdir(parents=True, exist_ok=True)
-    (data_dir / "log").mkdir(exist_ok=True)
-    lock = fasteners.InterProcessLock(data_dir / "up.lock")
-    if not lock.acquire(blocking=False):
+    try:
+        (data_dir / "log").mkdir(parents=True, exist_ok=True)
+        lock = fasteners.InterProcessLock(data_dir / "up.lock")
+        free = lock.acquire(blocking=False)
+    except OSError as error:
+        raise SuiteError(f"{data_dir} cannot be written to: {error}") from error
+    if not free:
         raise SuiteError(f"footfall is already running on {data_dir}; stop it first or choose another --data-dir")
     with ExitStack() as stack:
         stack.callback(lock.release)

@@ -11,6 +11,8 @@ import sqlalchemy.exc
 DatabaseFault = (
     psycopg.OperationalError,
     psycopg.InterfaceError,
+    # A server that has become a standby: the next connection may find the new primary.
+    psycopg.errors.ReadOnlySqlTransaction,
     sqlalchemy.exc.OperationalError,
     sqlalchemy.exc.InterfaceError,
     sqlalchemy.exc.TimeoutError,

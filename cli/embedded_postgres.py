@@ -1,5 +1,6 @@
 """A Postgres server from a wheel, inside the data folder, for a machine that has none."""
 
+import atexit
 import hashlib
 import importlib.metadata
 import os
@@ -66,6 +67,8 @@ class EmbeddedPostgres:
         """Stops the server; every committed row is on disk."""
         if self._server is not None:
             self._server.stop()
+            # At exit it would look after the server once more, and make its folder anew for that.
+            atexit.unregister(self._server._cleanup)
 
     def _configure(self) -> None:
         """Settings of our own go into a file of their own, so that an operator's edits stay the operator's."""

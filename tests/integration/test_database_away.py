@@ -104,13 +104,19 @@ def test_a_database_that_goes_away_under_load_loses_and_doubles_nothing(severabl
     pids = service_pids(severable.suite.data_dir)
     senders = Senders([Sending(site.ingest, site.write_key, batch) for batch in batches])
     senders.start()
-    for share in (0.1, 0.3, 0.5, 0.7):
+    outages = 0
+    for share in (0.1, 0.3, 0.5):
         goal = share * len(batches)
         eventually(lambda goal=goal: senders.acknowledged >= goal)  # type: ignore[misc]  # mypy wants no default
         with severable.away():
             refused = senders.refused.total()
-            eventually(lambda refused=refused: senders.refused.total() > refused)  # type: ignore[misc]  # as above
+            # On a fast machine the last batch may be through before the database is closed.
+            eventually(
+                lambda refused=refused: senders.refused.total() > refused or senders.finished  # type: ignore[misc]
+            )
+            outages += senders.refused.total() > refused
     senders.finish()
+    assert outages > 0
     until_counted(site)
     assert_recounts(site, events)
     assert service_pids(severable.suite.data_dir) == pids

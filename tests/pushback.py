@@ -60,11 +60,6 @@ class Senders:
         self._pool = ThreadPoolExecutor(self.threads)
         self._futures = [self._pool.submit(self._send, sending) for sending in self.sendings]
 
-    @property
-    def finished(self) -> bool:
-        """Whether nothing is left to send; `finish` tells whether all went well."""
-        return all(future.done() for future in self._futures)
-
     def finish(self) -> None:
         """Waits for the last acknowledgement. Raises what a sender could not bear."""
         assert self._pool is not None

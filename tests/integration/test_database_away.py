@@ -100,23 +100,23 @@ def test_a_database_that_goes_away_under_load_loses_and_doubles_nothing(severabl
     """It goes several times, in the middle of transactions of ingest and of aggregation."""
     site = FootfallSite(severable.suite, "away-under-load", rollup_shard_count=3)
     events = made_up(22, visitors=60, events=2500)
-    batches = overlapping(events, 22, times=2, size=20)
+    batches = overlapping(events, 22, times=4, size=20)
     pids = service_pids(severable.suite.data_dir)
-    senders = Senders([Sending(site.ingest, site.write_key, batch) for batch in batches])
-    senders.start()
-    outages = 0
-    for share in (0.1, 0.3, 0.5):
-        goal = share * len(batches)
-        eventually(lambda goal=goal: senders.acknowledged >= goal)  # type: ignore[misc]  # mypy wants no default
+    outages = 4
+    for outage in range(outages):
+        running, late = (
+            Senders([Sending(site.ingest, site.write_key, batch) for batch in batches[part :: 2 * outages]])
+            for part in (outage, outage + outages)
+        )
+        running.start()
+        # It goes while these are being sent, and those cannot be through before it has gone.
+        eventually(lambda running=running: running.acknowledged > 0)  # type: ignore[misc]  # mypy wants no default
         with severable.away():
-            refused = senders.refused.total()
-            # On a fast machine the last batch may be through before the database is closed.
-            eventually(
-                lambda refused=refused: senders.refused.total() > refused or senders.finished  # type: ignore[misc]
-            )
-            outages += senders.refused.total() > refused
-    senders.finish()
-    assert outages > 0
+            late.start()
+            eventually(lambda late=late: late.refused.total() > 0)  # type: ignore[misc]  # as above
+            assert late.acknowledged == 0
+        running.finish()
+        late.finish()
     until_counted(site)
     assert_recounts(site, events)
     assert service_pids(severable.suite.data_dir) == pids

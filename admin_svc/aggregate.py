@@ -32,7 +32,7 @@ MAX_LIMIT = 50_000
 # The events of the claimed parts of batches.
 _READ_EVENTS = """
 SELECT e.occurred_at, e.event_id::text, e.type, e.visitor_id, coalesce(e.session_id, ''), e.user_id, e.name, e.path,
-       e.referrer, e.device, e.browser, e.os, e.country, e.utm_source, e.utm_medium, e.utm_campaign,
+       e.referrer, e.device, e.browser, e.os, e.country, e.utm_source, e.utm_medium, e.utm_campaign, e.source,
        CASE WHEN e.type = 3 THEN e.properties END
 FROM unnest(%(batch_ids)s::bigint[], %(firsts)s::int[], %(lasts)s::int[]) AS p (batch_id, first_ord, last_ord)
 JOIN events e ON e.site_id = %(site_id)s AND e.batch_id = p.batch_id AND e.ord BETWEEN p.first_ord AND p.last_ord

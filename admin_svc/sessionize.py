@@ -33,6 +33,7 @@ class Event(NamedTuple):
     utm_source: str | None
     utm_medium: str | None
     utm_campaign: str | None
+    source: str | None
     traits: dict[str, Any] | None
     """The properties of an IDENTIFY."""
 

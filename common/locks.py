@@ -23,3 +23,9 @@ def fold_lock(site_id: int, dimension: int, day: int) -> tuple[int, int]:
 def lane_lock(site_id: int, lane: int) -> tuple[int, int]:
     """Two numbers, held by the transaction that aggregates one lane of one site."""
     return site_id, lane
+
+
+def site_lock(site_id: int) -> tuple[int, int]:
+    """Two numbers: shared by every transaction that writes a site's derived rows, held alone by one that replaces
+    them (a rebuild), erases a visitor or deletes the site."""
+    return site_id, -1

@@ -1,7 +1,7 @@
 """What the services know of a site."""
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import psycopg
 from psycopg.rows import class_row
@@ -13,7 +13,7 @@ DEFAULT_RETENTION_DAYS = 90
 COLUMNS = (
     "s.site_id, s.slug, s.name, s.status, s.session_timeout_us, s.retention_days, s.raw_event_retention_days, "
     "s.hourly_rollup_retention_days, s.daily_rollup_retention_days, s.dedupe_retention_us, s.rollup_shard_count, "
-    "s.allowed_property_keys, s.denied_property_keys, s.allowed_origins"
+    "s.allowed_property_keys, s.denied_property_keys, s.allowed_origins, s.raw_from, s.hours_from, s.days_from"
 )
 """The columns of `sites` (alias s) that make a Site, in its order."""
 
@@ -41,6 +41,10 @@ class Site:
     allowed_property_keys: list[str]
     denied_property_keys: list[str]
     allowed_origins: list[str]
+    raw_from: datetime | None
+    """From when on raw events and sessions are whole; None: nothing has been cleaned up. So for the next two."""
+    hours_from: datetime | None
+    days_from: datetime | None
 
     @property
     def raw_retention(self) -> timedelta:

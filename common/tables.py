@@ -40,6 +40,11 @@ sites = sa.Table(
     _required("allowed_origins", ARRAY(sa.Text)),
     _required("created_at", _time),
     _required("updated_at", _time),
+    # From when on raw events and sessions, hour rows and day rows are whole; what was before may have been cleaned
+    # up. NULL = nothing was. Whole hours (raw_from, hours_from) and days (days_from).
+    sa.Column("raw_from", _time),
+    sa.Column("hours_from", _time),
+    sa.Column("days_from", _time),
 )
 
 api_keys = sa.Table(
@@ -117,10 +122,14 @@ pending_batches = sa.Table(
     _required("received_at", _time),
     _required("not_before", _time),
     sa.Column("last_error", sa.Text),
+    # The events were counted before and are counted again by a rebuild.
+    _required("replay", sa.Boolean, "false"),
     # serves: a worker's claim, oldest first within its lane
     sa.PrimaryKeyConstraint("site_id", "lane", "batch_id", "first_ord"),
     # serves: "is this event pending"
     sa.Index("pending_by_batch", "site_id", "batch_id", "first_ord"),
+    # serves: "is any replay left", which every claim asks
+    sa.Index("pending_replays", "site_id", "batch_id", postgresql_where=sa.text("replay")),
 )
 
 failed_events = sa.Table(
@@ -134,8 +143,26 @@ failed_events = sa.Table(
     _required("received_at", _time),
     _required("failed_at", _time),
     _required("error", sa.Text),
+    _required("replay", sa.Boolean, "false"),
     # serves: "has this event failed"; the list of failed events
     sa.PrimaryKeyConstraint("site_id", "batch_id", "ord"),
+)
+
+rebuild_numbers = sa.Sequence("rebuild_numbers", metadata=metadata, data_type=sa.BigInteger)
+
+# The rebuild of a site that is under way; see admin_svc/rebuild.py.
+rebuilds = sa.Table(
+    "rebuilds",
+    metadata,
+    sa.Column("site_id", sa.Integer, primary_key=True, autoincrement=False),
+    # Names this rebuild in page tokens.
+    _required("number", sa.BigInteger),
+    # 1 = queueing events again, 2 = clearing derived rows, 3 = counting again
+    _required("phase", sa.SmallInteger),
+    # What began before stays as it is, because raw events of then may have gone; NULL = everything is made again.
+    sa.Column("horizon", _time),
+    _required("next_batch", sa.BigInteger),
+    _required("started_at", _time),
 )
 
 ingest_dedupes = sa.Table(
@@ -170,10 +197,17 @@ visitors = sa.Table(
     _required("first_session_id", sa.Text),
     sa.Column("user_id", sa.Text),
     sa.Column("traits", JSONB),
+    # With last_seen_at, the latest event; NULL on rows older than the column.
+    sa.Column("last_event_id", UUID),
+    # What the earliest and the latest event say: path, referrer and context, without what is absent.
+    sa.Column("first_touch", JSONB),
+    sa.Column("last_touch", JSONB),
     # serves: naming the visitor of a session
     sa.PrimaryKeyConstraint("site_id", "visitor_no"),
     # serves: aggregation and raw edges, which know visitors by id
     sa.UniqueConstraint("site_id", "visitor_id", name="visitors_by_id"),
+    # serves: ListVisitors and its cursor; clearing what a rebuild makes again
+    sa.Index("visitors_by_first_seen", "site_id", "first_seen_at", "visitor_no"),
     # A visitor's row changes with nearly every page: leave room for the new version beside the old one.
     postgresql_with={"fillfactor": "85"},
 )

@@ -1,4 +1,4 @@
-"""The lists: raw events and sessions, newest first, page by page after a cursor."""
+"""The lists: raw events, sessions and visitors, newest first, page by page after a cursor."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -34,6 +34,15 @@ FROM sessions s JOIN visitors v ON v.site_id = %(site_id)s AND v.visitor_no = s.
 WHERE s.site_id = %(site_id)s AND s.started_at >= %(start)s AND s.started_at < %(end)s
   AND (s.started_at, s.visitor_no, s.session_id) < (%(at)s, %(visitor_no)s, %(session_id)s)
 ORDER BY s.started_at DESC, s.visitor_no DESC, s.session_id DESC LIMIT %(rows)s
+"""
+
+# A page of visitors after the cursor.
+_VISITORS = """
+SELECT v.first_seen_at, v.visitor_no, v.visitor_id, v.user_id, v.traits, v.last_seen_at, v.first_touch, v.last_touch
+FROM visitors v
+WHERE v.site_id = %(site_id)s AND v.first_seen_at >= %(start)s AND v.first_seen_at < %(end)s
+  AND (v.first_seen_at, v.visitor_no) < (%(at)s, %(visitor_no)s)
+ORDER BY v.first_seen_at DESC, v.visitor_no DESC LIMIT %(rows)s
 """
 
 Connection = psycopg.Connection[Any]
@@ -87,6 +96,25 @@ def list_sessions(
         lambda row: [_micros(row.started_at), row.visitor_no, row.session_id],
     )
     return query_pb2.ListSessionsResponse(sessions=page, has_more=bool(token), next_page_token=token)
+
+
+def list_visitors(
+    connection: Connection, site: Site, request: query_pb2.ListVisitorsRequest, tokens: PageTokens
+) -> query_pb2.ListVisitorsResponse:
+    """ListVisitors. Raises CallError for a request that makes no sense."""
+    asked, size = optional_range(request), page_size(request.page_size)
+    bound = ("ListVisitors", site.slug, *_bounds(asked))
+    at, visitor_no = tokens.open(bound, request.page_token) or ("infinity", 0)
+    parameters = {**_parameters(site, asked, size), "at": _instant(at), "visitor_no": visitor_no}
+    page, token = cut_page(
+        _rows(connection, _VISITORS, parameters),
+        size,
+        wire.visitor,
+        tokens,
+        bound,
+        lambda row: [_micros(row.first_seen_at), row.visitor_no],
+    )
+    return query_pb2.ListVisitorsResponse(visitors=page, has_more=bool(token), next_page_token=token)
 
 
 def _rows(connection: Connection, statement: str, parameters: dict[str, Any]) -> list[Any]:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-_HOUR = timedelta(hours=1)
-_DAY = timedelta(days=1)
+HOUR = timedelta(hours=1)
+DAY = timedelta(days=1)
 _ORIGIN = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -17,6 +17,14 @@ class Piece(NamedTuple):
     end: datetime
 
 
+class Floors(NamedTuple):
+    """From when on raw events with sessions, hour rows and day rows are whole; before, they may be gone."""
+
+    raw: datetime
+    hours: datetime
+    days: datetime
+
+
 class RangePlan(NamedTuple):
     """The pieces are disjoint and together are the range."""
 
@@ -25,43 +33,62 @@ class RangePlan(NamedTuple):
     hours: list[Piece]
     """Whole UTC hours, read from hour rows and their deltas."""
     edges: list[Piece]
-    """Parts of hours, read from raw events and sessions."""
+    """The rest, read from raw events and sessions: parts of hours, and what has no rollups any more."""
 
 
-def plan_range(bucket_starts: Sequence[datetime], end: datetime) -> RangePlan:
-    """Plans buckets that begin at `bucket_starts` (ascending) and end where the next begins, the last at `end`."""
-    days: list[Piece] = []
-    hours: list[Piece] = []
-    edges: list[Piece] = []
+NOTHING_GONE = Floors(*[datetime.min.replace(tzinfo=UTC)] * 3)
+
+
+def plan_range(bucket_starts: Sequence[datetime], end: datetime, floors: Floors = NOTHING_GONE) -> RangePlan:
+    """Plans buckets that begin at `bucket_starts` (ascending) and end where the next begins, the last at `end`.
+
+    The bounds must be ones that `floors` leave answerable (see query_svc/answerable.py).
+    """
+    plan = RangePlan([], [], [])
+    days_from, hours_from = _ceil_floor(floors.days, DAY), _ceil_floor(floors.hours, HOUR)
     ends = (*bucket_starts[1:], end)
     for bucket, (start, stop) in enumerate(zip(bucket_starts, ends, strict=True)):
-        first_hour, last_hour = ceil_hour(start), floor_hour(stop)
-        if first_hour >= last_hour:
-            # No whole hour inside; at most it reaches over one hour's edge.
-            edges += [Piece(bucket, *part) for part in _split(start, stop, first_hour)]
-            continue
-        first_day, last_day = _ceil(first_hour, _DAY), _floor(last_hour, _DAY)
+        first_day, last_day = max(ceil_day(start), days_from), floor_day(stop)
         if first_day < last_day:
-            days.append(Piece(bucket, first_day, last_day))
-            parts = [(first_hour, first_day), (last_day, last_hour)]
+            plan.days.append(Piece(bucket, first_day, last_day))
+            parts = [(start, first_day), (last_day, stop)]
         else:
-            parts = [(first_hour, last_hour)]
-        hours += [Piece(bucket, *part) for part in parts if part[0] < part[1]]
-        if start < first_hour:
-            edges.append(Piece(bucket, start, first_hour))
-        if last_hour < stop:
-            edges.append(Piece(bucket, last_hour, stop))
-    return RangePlan(days, hours, edges)
+            parts = [(start, stop)]
+        for part in parts:
+            _add_hours(plan, bucket, *part, hours_from)
+    return plan
+
+
+def _add_hours(plan: RangePlan, bucket: int, start: datetime, stop: datetime, hours_from: datetime) -> None:
+    """Plans a part without days of its own: whole hours, and edges around them."""
+    first_hour, last_hour = max(ceil_hour(start), hours_from), floor_hour(stop)
+    if first_hour < last_hour:
+        plan.hours.append(Piece(bucket, first_hour, last_hour))
+        edges = [(start, first_hour), (last_hour, stop)]
+    else:
+        middle = min(ceil_hour(start), stop)
+        edges = [(start, middle), (middle, stop)]
+    plan.edges.extend(Piece(bucket, *edge) for edge in edges if edge[0] < edge[1])
 
 
 def floor_hour(instant: datetime) -> datetime:
     """The start of the instant's UTC hour."""
-    return _floor(instant, _HOUR)
+    return _floor(instant, HOUR)
 
 
 def ceil_hour(instant: datetime) -> datetime:
     """The first whole UTC hour at or after the instant."""
-    return _ceil(instant, _HOUR)
+    return _ceil(instant, HOUR)
+
+
+def floor_day(instant: datetime) -> datetime:
+    """The start of the instant's UTC day."""
+    return _floor(instant, DAY)
+
+
+def ceil_day(instant: datetime) -> datetime:
+    """The first whole UTC day at or after the instant."""
+    return _ceil(instant, DAY)
 
 
 def _floor(instant: datetime, unit: timedelta) -> datetime:
@@ -72,5 +99,5 @@ def _ceil(instant: datetime, unit: timedelta) -> datetime:
     return instant + (_ORIGIN - instant) % unit
 
 
-def _split(start: datetime, stop: datetime, at: datetime) -> list[tuple[datetime, datetime]]:
-    return [(start, stop)] if not start < at < stop else [(start, at), (at, stop)]
+def _ceil_floor(floor: datetime, unit: timedelta) -> datetime:
+    return floor if floor == NOTHING_GONE.raw else _ceil(floor, unit)

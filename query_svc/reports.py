@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 import psycopg
@@ -11,6 +11,7 @@ from google.protobuf import json_format, struct_pb2
 
 from common.sites import Site
 from query_svc import wire
+from query_svc.answerable import Answerable, answerable, floors_of
 from query_svc.calendar import bucket_starts, zone_named
 from query_svc.measure import NOTHING, measure_buckets, measure_keys
 from query_svc.range_plan import RangePlan, ceil_hour, floor_hour, plan_range
@@ -33,10 +34,12 @@ SELECT EXISTS (
 )
 """
 
-# What is acknowledged and not in the numbers: pending events, the oldest of them, and failed events.
-_NOT_COUNTED = """
+# What is acknowledged and not in the numbers: pending events, the oldest of them, and failed events; and whether a
+# rebuild (see admin_svc/rebuild.py) is about to empty the rollups.
+_STATE = """
 SELECT coalesce(sum(last_ord - first_ord + 1), 0)::bigint, min(received_at),
-       (SELECT count(*) FROM failed_events f WHERE f.site_id = %(site_id)s)
+       (SELECT count(*) FROM failed_events f WHERE f.site_id = %(site_id)s),
+       EXISTS (SELECT FROM rebuilds r WHERE r.site_id = %(site_id)s AND r.phase < 3)
 FROM pending_batches WHERE site_id = %(site_id)s
 """
 
@@ -57,12 +60,15 @@ def overview(
 ) -> query_pb2.GetOverviewResponse:
     """GetOverview. Raises CallError for a request that makes no sense, like every report."""
     asked, compared = required_range(request), comparison_range(request)
+    state = _state(connection, site, now)
+    whole = _whole(connection, site, asked)
     response = query_pb2.GetOverviewResponse(
-        metrics=_metrics(connection, site, asked), metadata=_metadata(connection, site, asked, now)
+        metrics=_metrics(connection, site, whole), metadata=wire.metadata(whole.answerable, state)
     )
     if compared:
-        response.comparison_metrics.CopyFrom(_metrics(connection, site, compared))
-        response.comparison_metadata.CopyFrom(_metadata(connection, site, compared, now))
+        whole = _whole(connection, site, compared)
+        response.comparison_metrics.CopyFrom(_metrics(connection, site, whole))
+        response.comparison_metadata.CopyFrom(wire.metadata(whole.answerable, state))
     return response
 
 
@@ -71,14 +77,15 @@ def timeseries(
 ) -> query_pb2.GetTimeseriesResponse:
     """GetTimeseries."""
     asked, compared, zone = required_range(request), comparison_range(request), zone_named(request.time_zone)
+    state = _state(connection, site, now)
+    cut = _cut(connection, site, asked, request.interval, zone)
     response = query_pb2.GetTimeseriesResponse(
-        buckets=_buckets(connection, site, asked, request.interval, zone),
-        metadata=_metadata(connection, site, asked, now),
-        time_zone=zone.key,
+        buckets=_buckets(connection, site, cut), metadata=wire.metadata(cut.answerable, state), time_zone=zone.key
     )
     if compared:
-        response.comparison_buckets.extend(_buckets(connection, site, compared, request.interval, zone))
-        response.comparison_metadata.CopyFrom(_metadata(connection, site, compared, now))
+        cut = _cut(connection, site, compared, request.interval, zone)
+        response.comparison_buckets.extend(_buckets(connection, site, cut))
+        response.comparison_metadata.CopyFrom(wire.metadata(cut.answerable, state))
     return response
 
 
@@ -86,9 +93,10 @@ def top(
     connection: Connection, site: Site, request: query_pb2.GetTopRequest, now: datetime
 ) -> query_pb2.GetTopResponse:
     """GetTop."""
-    asked = required_range(request)
+    whole = _whole(connection, site, required_range(request))
     return query_pb2.GetTopResponse(
-        rows=_top_rows(connection, site, asked, ranking(request)), metadata=_metadata(connection, site, asked, now)
+        rows=_top_rows(connection, site, whole, ranking(request)),
+        metadata=wire.metadata(whole.answerable, _state(connection, site, now)),
     )
 
 
@@ -98,16 +106,18 @@ def dashboard(
     """GetDashboard."""
     asked, compared, zone = required_range(request), comparison_range(request), zone_named(request.time_zone)
     lists = rankings(request)
+    state = _state(connection, site, now)
 
     def over(span: Range) -> query_pb2.Dashboard:
+        whole, cut = _whole(connection, site, span), _cut(connection, site, span, request.interval, zone)
         return query_pb2.Dashboard(
-            metrics=_metrics(connection, site, span),
-            buckets=_buckets(connection, site, span, request.interval, zone),
+            metrics=_metrics(connection, site, whole),
+            buckets=_buckets(connection, site, cut),
             tops=[
-                query_pb2.TopList(dimension=spec.dimension, rows=_top_rows(connection, site, span, wanted))
+                query_pb2.TopList(dimension=spec.dimension, rows=_top_rows(connection, site, whole, wanted))
                 for spec, wanted in zip(request.tops, lists, strict=True)
             ],
-            metadata=_metadata(connection, site, span, now),
+            metadata=wire.metadata(whole.answerable, state, exact=cut.answerable.exact),
         )
 
     return query_pb2.GetDashboardResponse(
@@ -120,9 +130,11 @@ def property_breakdown(
 ) -> query_pb2.GetPropertyBreakdownResponse:
     """GetPropertyBreakdown."""
     start, end = required_range(request)
+    # Only raw events hold properties: what of the range has none any more is left out.
+    first = min(max(start, floors_of(site).raw), end)
     parameters = {
         "site_id": site.site_id,
-        "start": start,
+        "start": first,
         "end": end,
         "event_name": required_text("event_name", request.event_name),
         "property": required_text("property_key", request.property_key),
@@ -136,44 +148,58 @@ def property_breakdown(
             )
             for value, events, visitors in rows
         ],
-        metadata=_metadata(connection, site, (start, end), now),
+        metadata=wire.metadata(Answerable([first], end, first == start), _state(connection, site, now)),
     )
 
 
-def _metrics(connection: Connection, site: Site, span: Range) -> query_pb2.Metrics:
-    start, end = span
-    measured = measure_buckets(connection, site.site_id, _plan(connection, site, [start], end))
+class _Planned(NamedTuple):
+    """What is answered, and how it is read."""
+
+    answerable: Answerable
+    plan: RangePlan
+
+
+def _metrics(connection: Connection, site: Site, whole: _Planned) -> query_pb2.Metrics:
+    measured = measure_buckets(connection, site.site_id, whole.plan)
     return wire.metrics(*measured.get(0, (NOTHING, 0)))
 
 
-def _buckets(
-    connection: Connection, site: Site, span: Range, interval: int, zone: ZoneInfo
-) -> list[query_pb2.TimeBucket]:
-    start, end = span
-    starts = bucket_starts(interval, zone, start, end)
-    measured = measure_buckets(connection, site.site_id, _plan(connection, site, starts, end))
-    return [wire.bucket(at, *measured.get(n, (NOTHING, 0))) for n, at in enumerate(starts)]
+def _buckets(connection: Connection, site: Site, cut: _Planned) -> list[query_pb2.TimeBucket]:
+    if cut.answerable.empty:
+        return []
+    measured = measure_buckets(connection, site.site_id, cut.plan)
+    return [wire.bucket(at, *measured.get(n, (NOTHING, 0))) for n, at in enumerate(cut.answerable.starts)]
 
 
-def _top_rows(connection: Connection, site: Site, span: Range, wanted: Ranking) -> list[query_pb2.TopRow]:
-    start, end = span
-    plan = _plan(connection, site, [start], end)
-    rows = measure_keys(connection, site.site_id, wanted.dimension, plan, wanted.order, wanted.limit)
+def _top_rows(connection: Connection, site: Site, whole: _Planned, wanted: Ranking) -> list[query_pb2.TopRow]:
+    rows = measure_keys(connection, site.site_id, wanted.dimension, whole.plan, wanted.order, wanted.limit)
     if wanted.order is None:
         # The number of distinct visitors is known only once the sets are united, so all keys were read.
         rows = sorted(rows, key=lambda row: (-row[2], row[0].encode()))[: wanted.limit]
     return [wire.top_row(*row) for row in rows]
 
 
-def _plan(connection: Connection, site: Site, starts: Sequence[datetime], end: datetime) -> RangePlan:
+def _whole(connection: Connection, site: Site, span: Range) -> _Planned:
+    """The range as one bucket."""
+    return _planned(connection, site, [span[0]], span[1])
+
+
+def _cut(connection: Connection, site: Site, span: Range, interval: int, zone: ZoneInfo) -> _Planned:
+    """The range in buckets of the interval."""
+    return _planned(connection, site, bucket_starts(interval, zone, *span), span[1])
+
+
+def _planned(connection: Connection, site: Site, starts: Sequence[datetime], end: datetime) -> _Planned:
     """Plans the buckets; an outer hour whose every event lies in the range is read as a whole hour, so that
     a range ending "now" does not scan the running hour."""
-    first, *inner = starts
-    if not _any_event(connection, site, floor_hour(first), first):
+    floors = floors_of(site)
+    found = answerable(starts, end, floors)
+    (first, *inner), end = found.starts, found.end
+    if floor_hour(first) >= floors.hours and not _any_event(connection, site, floor_hour(first), first):
         first = floor_hour(first)
     if not _any_event(connection, site, end, ceil_hour(end)):
         end = ceil_hour(end)
-    return plan_range([first, *inner], end)
+    return _Planned(found, plan_range([first, *inner], end, floors))
 
 
 def _any_event(connection: Connection, site: Site, start: datetime, end: datetime) -> bool:
@@ -183,9 +209,9 @@ def _any_event(connection: Connection, site: Site, start: datetime, end: datetim
     return row is not None and bool(row[0])
 
 
-def _metadata(connection: Connection, site: Site, asked: Range, now: datetime) -> query_pb2.ReportMetadata:
+def _state(connection: Connection, site: Site, now: datetime) -> wire.State:
     """`now` is an instant before the snapshot: what was acknowledged by then is in it, counted or pending."""
-    row = connection.execute(_NOT_COUNTED, {"site_id": site.site_id}).fetchone()
+    row = connection.execute(_STATE, {"site_id": site.site_id}).fetchone()
     assert row is not None
-    pending, oldest, failed = row
-    return wire.metadata(asked, aggregated_through=oldest or now, pending=pending, failed=failed)
+    pending, oldest, failed, rebuilding = row
+    return wire.State(oldest or now, pending, failed, rebuilding)

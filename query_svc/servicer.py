@@ -76,6 +76,11 @@ class QueryServicer(query_pb2_grpc.QueryServiceServicer):
     ) -> query_pb2.ListSessionsResponse:
         return await self._ask(request, context, lambda c, site: listings.list_sessions(c, site, request, self._tokens))
 
+    async def ListVisitors(
+        self, request: query_pb2.ListVisitorsRequest, context: Context
+    ) -> query_pb2.ListVisitorsResponse:
+        return await self._ask(request, context, lambda c, site: listings.list_visitors(c, site, request, self._tokens))
+
     async def _ask(
         self,
         request: SiteRequest,

@@ -1,7 +1,7 @@
 """Rows → messages. Pure."""
 
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from footfall.query.v1 import query_pb2
 from footfall.type.v1 import event_pb2, time_range_pb2
@@ -9,8 +9,8 @@ from google.protobuf import json_format
 
 from common.dimensions import EVENT
 from common.timestamps import duration_micros, to_duration, to_timestamp
+from query_svc.answerable import Answerable
 from query_svc.measure import Counters
-from query_svc.requests import Range
 
 EVENT_KEY_SQL = EVENT.sql
 _CONTEXT = ("device", "browser", "os", "country", "utm_source", "utm_medium", "utm_campaign")
@@ -40,15 +40,26 @@ def top_row(key: str, counters: Counters, visitors: int) -> query_pb2.TopRow:
     return query_pb2.TopRow(key=key, metrics=metrics(counters, visitors))
 
 
-def metadata(asked: Range, *, aggregated_through: datetime, pending: int, failed: int) -> query_pb2.ReportMetadata:
-    """What a report's numbers stand on; nothing has left yet, so every range is answered exactly."""
-    start, end = asked
+class State(NamedTuple):
+    """How far a site's numbers go at the moment of the snapshot."""
+
+    aggregated_through: datetime
+    pending: int
+    failed: int
+    rebuilding: bool
+    """Whether its rollups are being made anew and are not whole yet."""
+
+
+def metadata(found: Answerable, state: State, *, exact: bool = True) -> query_pb2.ReportMetadata:
+    """What a report's numbers stand on; `exact` is what else has to be."""
     return query_pb2.ReportMetadata(
-        effective_range=time_range_pb2.TimeRange(start_time=to_timestamp(start), end_time=to_timestamp(end)),
-        exact=True,
-        aggregated_through=to_timestamp(aggregated_through),
-        pending_events=pending,
-        failed_events=failed,
+        effective_range=time_range_pb2.TimeRange(
+            start_time=to_timestamp(found.starts[0]), end_time=to_timestamp(found.end)
+        ),
+        exact=found.exact and exact and not state.rebuilding,
+        aggregated_through=to_timestamp(state.aggregated_through),
+        pending_events=state.pending,
+        failed_events=state.failed,
     )
 
 
@@ -91,6 +102,30 @@ def session(row: Any) -> query_pb2.Session:
         referrer=row.referrer or "",
         context=_context(row),
     )
+
+
+def visitor(row: Any) -> query_pb2.Visitor:
+    """A row of the list of visitors."""
+    message = query_pb2.Visitor(
+        visitor_id=row.visitor_id,
+        user_id=row.user_id or "",
+        first_seen_at=to_timestamp(row.first_seen_at),
+        last_seen_at=to_timestamp(row.last_seen_at),
+        first_touch=_touch(row.first_touch),
+        last_touch=_touch(row.last_touch),
+    )
+    if row.traits is not None:
+        json_format.ParseDict(row.traits, message.traits)
+    return message
+
+
+def _touch(said: dict[str, str] | None) -> query_pb2.Touch | None:
+    """A touch as the visitor's row holds it; None where the row is from before there were touches."""
+    if said is None:
+        return None
+    page = {name: said[name] for name in ("path", "referrer") if name in said}
+    context = {name: value for name, value in said.items() if name not in page}
+    return query_pb2.Touch(**page, context=event_pb2.Context(**context))
 
 
 def _context(row: Any, source: str = "") -> event_pb2.Context:

@@ -37,7 +37,7 @@ def events_of(drawn: list[Drawn]) -> list[Event]:
     """The events of one stream, with ids in an order of their own."""
     made = []
     for number, (ticks, micros, kind, path, browser) in enumerate(drawn):
-        texts = dict.fromkeys(("user_id", "referrer", "device", "os", "country", "utm_source", "utm_medium"))
+        texts = dict.fromkeys(("user_id", "referrer", "device", "os", "country", "utm_source", "utm_medium", "source"))
         made.append(
             Event(
                 occurred_at=START + ticks * TICK + timedelta(microseconds=micros),

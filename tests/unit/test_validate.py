@@ -17,7 +17,9 @@ from ingest_svc.validate import MAX_TEXT_BYTES, Rejection, TimeBounds, checked_i
 from ingest_svc.wire import Row, to_rows
 
 NOW = datetime(2024, 2, 29, 12, 0, tzinfo=UTC)
-SITE = Site(1, "shop", "Shop", ACTIVE, 1_800_000_000, None, None, None, None, 86_400_000_000, 4, [], [], [])
+SITE = Site(
+    1, "shop", "Shop", ACTIVE, 1_800_000_000, None, None, None, None, 86_400_000_000, 4, [], [], [], None, None, None
+)
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=1200)
 

@@ -1,0 +1,67 @@
+"""What can still be answered of a range when old data has gone. Pure.
+
+A bound inside an hour needs raw events on its sides, a bound inside a day hours or raw events, any other one days,
+hours or raw events. Where what a bound needs has gone, it moves outward to the next whole hour or day, so that the
+answer is of more than was asked and never silently of less; inner bounds of a timeseries move back, and buckets that
+become one are given as one. What has no rollups at all any more is left out. Either way the answer says so.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from common.sites import Site
+from query_svc.range_plan import NOTHING_GONE, Floors, ceil_day, ceil_hour, floor_day, floor_hour
+
+_NEVER = NOTHING_GONE.raw
+
+
+class Answerable(NamedTuple):
+    """Buckets that can be answered exactly."""
+
+    starts: list[datetime]
+    """Ascending; never empty."""
+    end: datetime
+    exact: bool
+    """Whether they are the ones asked for."""
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing of the range is left: its only bucket is [end, end)."""
+        return self.starts[0] == self.end
+
+
+def floors_of(site: Site) -> Floors:
+    """From when on the site's data is whole."""
+    return Floors(*(floor or _NEVER for floor in (site.raw_from, site.hours_from, site.days_from)))
+
+
+def answerable(starts: Sequence[datetime], end: datetime, floors: Floors) -> Answerable:
+    """The buckets as far as they can be answered; the range is not empty and `starts` are ascending."""
+    bounds = [*starts, end]
+    if starts[0] >= max(floors):
+        return Answerable([*starts], end, True)
+    moved: list[datetime] = []
+    for bound in bounds:
+        moved.append(_moved(bound, moved[-1] if moved else None, floors, last=bound is end))
+    bottom = min(floors)
+    kept = sorted({max(bound, bottom) for bound in moved})
+    if len(kept) == 1:
+        return Answerable([end], end, False)
+    return Answerable(kept[:-1], kept[-1], kept == bounds)
+
+
+def _moved(bound: datetime, before: datetime | None, floors: Floors, *, last: bool) -> datetime:
+    """Where the bound can be, next after `before` (None: it is the first)."""
+
+    def needed(floor: datetime) -> datetime:
+        # The first instant of the bound's own hour or day that a bucket beside it holds.
+        return bound if before is None else max(before, floor)
+
+    hour = floor_hour(bound)
+    if bound != hour and needed(hour) < floors.raw:
+        bound = ceil_hour(bound) if last else hour
+    day = floor_day(bound)
+    if bound != day and needed(day) < min(floors.raw, floors.hours):
+        bound = ceil_day(bound) if last else day
+    return bound

@@ -2,7 +2,7 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -18,8 +18,11 @@ from admin_svc.pending import (
     record_failure,
     sites_with_work,
 )
+from admin_svc.replay import apart, counted_again
+from admin_svc.replay import horizon as replay_horizon
 from admin_svc.session_store import Identity, Window, replace_sessions, sessions_around, sessions_named
 from admin_svc.sessionize import Event, Session, session_of, sessions_of_stream
+from admin_svc.site_gate import enter
 from admin_svc.visitor_numbers import VisitorNumbers
 from admin_svc.visitors import Visitor, seen_in, upsert_visitors
 from common.db import HOUR, DatabaseFault
@@ -102,7 +105,7 @@ class Aggregator:
         claimed: list[PendingBatch] = []
         try:
             with connection.transaction():
-                if not lock_lane(connection, site_id, lane, wait_ms=wait_ms):
+                if not lock_lane(connection, site_id, lane, wait_ms=wait_ms) or not enter(connection, site_id):
                     return Page()
                 claimed = claim(connection, site_id, lane, now, limit)
                 if not claimed:
@@ -130,12 +133,15 @@ def aggregate_batches(
     assert timeout_row is not None
     timeout = timedelta(microseconds=timeout_row[0])
     events = _read_events(connection, site_id, claimed)
+    # Replays are claimed apart from other batches.
+    begin = replay_horizon(connection, site_id) if claimed[0].replay else None
+    events = counted_again(events, begin)
     visitors = upsert_visitors(connection, numbers, site_id, seen_in(events))
     deltas = Deltas()
     for event in events:
         deltas.add(event_contributions(event), visitors[event.visitor_id].number)
 
-    before, after = _sessions_before_and_after(connection, site_id, events, visitors, timeout)
+    before, after = _sessions_before_and_after(connection, site_id, events, visitors, timeout, begin)
     for session in before.values():
         deltas.add(session_contributions(session), session.visitor_no, -1)
     for session in after.values():
@@ -164,13 +170,14 @@ def _sessions_before_and_after(
     events: list[Event],
     visitors: dict[str, Visitor],
     timeout: timedelta,
+    begin: datetime | None,
 ) -> tuple[dict[Identity, Session], dict[Identity, Session]]:
-    """The stored sessions that the events change, and what they become; unchanged ones are in neither."""
-    streams: defaultdict[tuple[int, str], list[Session]] = defaultdict(list)
-    for event in events:
-        number = visitors[event.visitor_id].number
-        streams[number, event.session_id].append(session_of(number, event))
+    """The stored sessions that the events change, and what they become; unchanged ones are in neither.
 
+    `begin` is the horizon of a rebuild whose replays the events are.
+    """
+    numbers = {visitor_id: visitor.number for visitor_id, visitor in visitors.items()}
+    streams = _streams(events, numbers)
     known = {visitor.number for visitor in visitors.values() if visitor.first_before is not None}
     windows = [
         Window(
@@ -183,6 +190,9 @@ def _sessions_before_and_after(
         if number in known
     ]
     stored = sessions_around(connection, site_id, windows) if windows else []
+    if begin is not None:
+        events, stored = apart(events, numbers, stored, begin)
+        streams = _streams(events, numbers)
     before = {session.identity: session for session in stored}
     # A visitor whose first event is an earlier one now: its former first session is first no more.
     moved = [
@@ -208,6 +218,15 @@ def _sessions_before_and_after(
         if before[identity] == after[identity]:
             del before[identity], after[identity]
     return before, after
+
+
+def _streams(events: list[Event], numbers: Mapping[str, int]) -> defaultdict[tuple[int, str], list[Session]]:
+    """The session each event makes alone, by stream."""
+    streams: defaultdict[tuple[int, str], list[Session]] = defaultdict(list)
+    for event in events:
+        number = numbers[event.visitor_id]
+        streams[number, event.session_id].append(session_of(number, event))
+    return streams
 
 
 def _append_deltas(connection: Connection, site_id: int, deltas: Deltas) -> None:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 
+from admin_svc.site_gate import enter
 from common.db import DAY, HOUR
 from common.dimensions import is_counted
 from common.locks import fold_lock
@@ -117,7 +118,8 @@ def run_once(connection: Connection, site_id: int, limit: int) -> Folded:
         with connection.transaction():
             lock = fold_lock(site_id, dimension, (day - EPOCH).days)
             row = connection.execute("SELECT pg_try_advisory_xact_lock(%s, %s)", lock).fetchone()
-            folded = fold_day(connection, site_id, dimension, day, limit) if row and row[0] else Folded()
+            alone = row is not None and row[0] and enter(connection, site_id)
+            folded = fold_day(connection, site_id, dimension, day, limit) if alone else Folded()
         if folded.shards:
             return folded
         # Another worker holds this day or has just folded it: go on behind it.

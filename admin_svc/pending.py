@@ -11,12 +11,20 @@ from typing import Any, NamedTuple
 
 import psycopg
 
+from admin_svc.site_gate import COUNTING
 from common.db import LOCK_TIMEOUT_MS
 from common.locks import lane_lock
 
 MAX_ATTEMPTS = 3
 FIRST_BACKOFF = timedelta(seconds=5)
 _MAX_ERROR_CHARS = 500
+
+# Of a pending batch p: a rebuild lets it be claimed. While one queues or clears nothing is, and then its replays come
+# first (see rebuild.py).
+_CLAIMABLE = f"""
+NOT EXISTS (SELECT FROM rebuilds r WHERE r.site_id = %(site_id)s AND r.phase < {COUNTING})
+AND (p.replay OR NOT EXISTS (SELECT FROM pending_batches q WHERE q.site_id = %(site_id)s AND q.replay))
+"""
 
 # Which sites have something due.
 _SITES_WITH_WORK = """
@@ -26,16 +34,16 @@ ORDER BY s.site_id
 """
 
 # Which lanes of a site have something due, the longest waiting first.
-_LANES_WITH_WORK = """
-SELECT lane FROM pending_batches WHERE site_id = %(site_id)s AND not_before <= %(now)s
+_LANES_WITH_WORK = f"""
+SELECT lane FROM pending_batches p WHERE site_id = %(site_id)s AND not_before <= %(now)s AND {_CLAIMABLE}
 GROUP BY lane ORDER BY min(batch_id)
 """
 
 # The oldest due batches of a lane. Whoever deletes a site or erases a visitor holds row locks: step aside.
-_CLAIM = """
-SELECT batch_id, first_ord, last_ord, attempts, last_error IS NOT NULL
-FROM pending_batches
-WHERE site_id = %(site_id)s AND lane = %(lane)s AND not_before <= %(now)s
+_CLAIM = f"""
+SELECT batch_id, first_ord, last_ord, attempts, last_error IS NOT NULL, replay
+FROM pending_batches p
+WHERE site_id = %(site_id)s AND lane = %(lane)s AND not_before <= %(now)s AND {_CLAIMABLE}
 ORDER BY batch_id, first_ord LIMIT %(rows)s
 FOR UPDATE SKIP LOCKED
 """
@@ -55,8 +63,8 @@ WHERE p.site_id = %(site_id)s AND p.lane = %(lane)s AND p.batch_id = bad.batch_i
 
 # Cuts a suspect in two: this makes the second half a row of its own, _SHORTEN leaves the first.
 _ADD_SECOND_HALF = """
-INSERT INTO pending_batches (site_id, lane, batch_id, first_ord, last_ord, received_at, not_before, last_error)
-SELECT site_id, lane, batch_id, %(middle)s, last_ord, received_at, %(now)s, %(error)s
+INSERT INTO pending_batches (site_id, lane, batch_id, first_ord, last_ord, received_at, not_before, last_error, replay)
+SELECT site_id, lane, batch_id, %(middle)s, last_ord, received_at, %(now)s, %(error)s, replay
 FROM pending_batches
 WHERE site_id = %(site_id)s AND lane = %(lane)s AND batch_id = %(batch_id)s
   AND first_ord = %(first)s AND last_ord = %(last)s
@@ -76,18 +84,18 @@ WHERE site_id = %(site_id)s AND lane = %(lane)s AND batch_id = %(batch_id)s
 
 # Sets a bad event aside.
 _SET_ASIDE = """
-INSERT INTO failed_events (site_id, batch_id, ord, lane, attempts, received_at, failed_at, error)
-SELECT site_id, batch_id, first_ord, lane, attempts + 1, received_at, %(now)s, %(error)s
+INSERT INTO failed_events (site_id, batch_id, ord, lane, attempts, received_at, failed_at, error, replay)
+SELECT site_id, batch_id, first_ord, lane, attempts + 1, received_at, %(now)s, %(error)s, replay
 FROM pending_batches
 WHERE site_id = %(site_id)s AND lane = %(lane)s AND batch_id = %(batch_id)s
   AND first_ord = %(first)s AND last_ord = %(last)s
 """
 
 # How much of a site is pending, and how much of that is due.
-_BACKLOG = """
+_BACKLOG = f"""
 SELECT coalesce(sum(last_ord - first_ord + 1), 0)::bigint,
-       coalesce(sum(last_ord - first_ord + 1) FILTER (WHERE not_before <= %(now)s), 0)::bigint
-FROM pending_batches WHERE site_id = %(site_id)s
+       coalesce(sum(last_ord - first_ord + 1) FILTER (WHERE not_before <= %(now)s AND {_CLAIMABLE}), 0)::bigint
+FROM pending_batches p WHERE site_id = %(site_id)s
 """
 
 
@@ -99,6 +107,8 @@ class PendingBatch(NamedTuple):
     last_ord: int
     attempts: int
     suspect: bool
+    replay: bool
+    """Whether a rebuild counts it again."""
 
     @property
     def events(self) -> int:
@@ -120,7 +130,7 @@ def lanes_with_work(connection: Connection, site_id: int, now: datetime) -> list
 
 
 def backlog(connection: Connection, site_id: int, now: datetime) -> tuple[int, int]:
-    """Events of the site that are pending, and those of them that are due."""
+    """Events of the site that are pending, and those of them that are due and may be claimed."""
     row = connection.execute(_BACKLOG, {"site_id": site_id, "now": now}).fetchone()
     assert row is not None
     return row[0], row[1]

@@ -11,24 +11,23 @@ import sqlalchemy as sa
 from footfall.admin.v1 import admin_pb2, admin_pb2_grpc
 
 from admin_svc import api_keys, site_settings, sites
-from admin_svc.aggregate import DEFAULT_LIMIT, MAX_LIMIT, Aggregator
-from admin_svc.pending import backlog
+from admin_svc.aggregate import Aggregator
+from admin_svc.maintenance import Maintenance
 from common.clock import Clock
 from common.db import Database
 from common.errors import Reason, invalid
 from common.keys import KeyKind, KeyRing, bearer, new_key
 from common.page_tokens import PageTokens
-from common.paging import bounded, cut_page, page_size
+from common.paging import cut_page, page_size
 
 SERVICE = "footfall.admin.v1.AdminService"
 
 _HOW_TO_AUTHENTICATE = "an admin key as authorization: Bearer <key>"
 _MAX_GRACE = timedelta(days=30)
 _MAX_TTL = timedelta(days=36_500)
-_LANE_PATIENCE_MS = 5_000
-"""How long AggregatePending waits for a worker that holds the site's only busy lane."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
+Request = TypeVar("Request")
 Result = TypeVar("Result")
 
 
@@ -39,7 +38,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         self._db = db
         self._keys = keys
         self._tokens = tokens
-        self._aggregator = aggregator
+        self._maintenance = Maintenance(db, tokens, aggregator, clock)
         self._clock = clock
         # Threads of their own: a page that waits for a lane must not keep a key from being revoked.
         self._pages = ThreadPoolExecutor(2, thread_name_prefix="pages")
@@ -160,26 +159,16 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         self, request: admin_pb2.AggregatePendingRequest, context: Context
     ) -> admin_pb2.AggregatePendingResponse:
         await self._authenticate(context)
-        limit = bounded("limit", request.limit, default=DEFAULT_LIMIT, most=MAX_LIMIT)
+        return await self._page(self._maintenance.aggregate_pending, request)
 
-        def aggregate() -> admin_pb2.AggregatePendingResponse:
-            with self._db.transaction() as transaction:
-                site_id = sites.get_site(transaction, request.site).site_id
-            with self._db.connection() as connection:
-                page = self._aggregator.run_site_once(
-                    connection, site_id, self._clock(), limit, wait_ms=_LANE_PATIENCE_MS
-                )
-                remaining, due = backlog(connection, site_id, self._clock())
-            return admin_pb2.AggregatePendingResponse(
-                aggregated=page.aggregated,
-                failed=page.failed,
-                # Nothing could be claimed although something is due: others are working on it.
-                skipped=0 if page.worked else due,
-                remaining=remaining,
-                has_more=due > 0,
-            )
+    async def RebuildSite(
+        self, request: admin_pb2.RebuildSiteRequest, context: Context
+    ) -> admin_pb2.RebuildSiteResponse:
+        await self._authenticate(context)
+        return await self._page(self._maintenance.rebuild_site, request)
 
-        return await asyncio.get_running_loop().run_in_executor(self._pages, aggregate)
+    async def _page(self, work: Callable[[Request], Result], request: Request) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._pages, work, request)
 
     async def _authenticate(self, context: Context) -> None:
         await self._keys.authenticate(bearer(context), _HOW_TO_AUTHENTICATE, KeyKind.ADMIN)

@@ -35,7 +35,15 @@ _ENVIRONMENT = {
 
 # gRPC itself tries no call more than 5 times. Only what may be done twice is tried again: a second CreateSite would
 # fail, and the write key that the first one made would be lost. Of a stream only its reader knows what was answered.
-_RETRIED_ADMIN_RPCS = ("EnsureSite", "GetSite", "ListSites", "ListApiKeys", "RevokeApiKey", "AggregatePending")
+_RETRIED_ADMIN_RPCS = (
+    "EnsureSite",
+    "GetSite",
+    "ListSites",
+    "ListApiKeys",
+    "RevokeApiKey",
+    "AggregatePending",
+    "RebuildSite",
+)
 _RETRY_UNAVAILABLE = json.dumps(
     {
         "methodConfig": [

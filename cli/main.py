@@ -2,7 +2,7 @@
 
 import typer
 
-from cli import demo, import_log, report, sites, up, verify
+from cli import demo, import_log, rebuild, report, sites, up, verify
 
 app = typer.Typer(
     help="Self-hosted web and product analytics whose every number can be recounted.",
@@ -14,6 +14,7 @@ app.command()(up.up)
 app.command()(up.migrate)
 app.command()(report.report)
 app.command()(verify.verify)
+app.command()(rebuild.rebuild)
 app.command()(demo.demo)
 app.add_typer(sites.app, name="sites")
 app.add_typer(import_log.app, name="import")

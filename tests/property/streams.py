@@ -63,6 +63,14 @@ class Fold:
 
 
 @dataclass(frozen=True)
+class Rebuild:
+    """One page of a rebuild: of the one under way, or the first of a new one."""
+
+    site: int
+    limit: int
+
+
+@dataclass(frozen=True)
 class ChangeLanes:
     """The site's number of lanes changes, whatever is pending."""
 
@@ -78,7 +86,7 @@ class Ask:
     span: tuple[int, int]
 
 
-Step = Send | Aggregate | Fold | ChangeLanes | Ask
+Step = Send | Aggregate | Fold | Rebuild | ChangeLanes | Ask
 
 lanes = st.integers(1, 8)
 limits = st.sampled_from((1, 2, 3, 7, 1_000))
@@ -194,7 +202,7 @@ def histories(draw: st.DrawFn, sites: list[Stream], *, asks: int = 2, most_dupli
     again = st.tuples(st.sampled_from(order), st.integers(0, len(order)))
     for delivery, place in draw(st.lists(again, max_size=most_duplicates)):
         order.insert(place, delivery)
-    actions = ("hold", "hold", "send", "aggregate", "aggregate", "fold", "lanes", "ask")
+    actions = ("hold", "hold", "send", "aggregate", "aggregate", "fold", "lanes", "ask", "rebuild")
     waiting: list[list[RawEvent]] = [[] for _ in sites]
     steps: list[Step] = []
 
@@ -212,6 +220,8 @@ def histories(draw: st.DrawFn, sites: list[Stream], *, asks: int = 2, most_dupli
             steps.append(Aggregate(site, draw(limits), draw(st.booleans())))
         elif action == "fold":
             steps += [Aggregate(site, draw(limits), by_rpc=False), Fold(site, draw(limits))]
+        elif action == "rebuild":
+            steps += [Rebuild(site, limit) for limit in draw(st.lists(limits, min_size=1, max_size=4))]
         elif action == "lanes":
             steps.append(ChangeLanes(site, draw(lanes)))
         elif action == "ask" and sum(isinstance(step, Ask) for step in steps) < asks:

@@ -1,0 +1,238 @@
+"""Rebuilding a site: its derived rows are thrown away and made again from its raw events, while it goes on.
+
+In pages, each resumable after any crash:
+
+1. Queueing. Every part of a batch that was counted goes back to `pending_batches`, marked as a replay. What is
+   pending or failed already stays as it is. Nothing of the site is counted or folded meanwhile, so an event is
+   either counted before (and replayed) or still pending: never both, never neither.
+2. Clearing. Visitors, sessions and rollups are deleted.
+3. Counting. Aggregation goes on; it takes replays first. What arrived meanwhile follows.
+
+Where raw events have been cleaned up, only what began on or after the first whole day that has all of them (the
+horizon) is made again, for nothing could bring back the rest. A session that began before the horizon and reaches
+over it stays; its events are counted again, but not a second time in a session (see replay.py).
+"""
+
+from collections import defaultdict
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import psycopg
+
+from admin_svc.aggregate import Aggregator
+from admin_svc.site_gate import CLEARING, COUNTING, DONE, QUEUEING, hold
+from common.db import DAY, HOUR
+from common.dimensions import BY_NUMBER, OVERVIEW
+
+DEFAULT_LIMIT = 5_000
+MAX_LIMIT = 50_000
+_MAX_BATCHES = 1_000
+
+_READ = "SELECT number, phase, horizon, next_batch FROM rebuilds WHERE site_id = %(site_id)s"
+
+# Begins a rebuild. The horizon is the first whole day all of whose raw events are there.
+_BEGIN = f"""
+INSERT INTO rebuilds (site_id, number, phase, horizon, next_batch, started_at)
+SELECT site_id, nextval('rebuild_numbers'), {QUEUEING},
+       date_bin('1 day', raw_from + interval '1 day' - interval '1 microsecond', 'epoch'), 0, %(now)s
+FROM sites WHERE site_id = %(site_id)s
+ON CONFLICT (site_id) DO UPDATE
+SET number = excluded.number, phase = excluded.phase, horizon = excluded.horizon, next_batch = excluded.next_batch,
+    started_at = excluded.started_at
+RETURNING number, phase, horizon, next_batch
+"""
+
+_ADVANCE = "UPDATE rebuilds SET phase = %(phase)s, next_batch = %(next_batch)s WHERE site_id = %(site_id)s"
+
+# The next batches and the last position of each, one index probe per batch.
+_BATCHES = """
+WITH RECURSIVE batch AS (
+    (SELECT batch_id FROM events WHERE site_id = %(site_id)s AND batch_id >= %(next_batch)s ORDER BY batch_id LIMIT 1)
+    UNION ALL
+    SELECT (SELECT e.batch_id FROM events e WHERE e.site_id = %(site_id)s AND e.batch_id > b.batch_id
+            ORDER BY e.batch_id LIMIT 1)
+    FROM batch b WHERE b.batch_id IS NOT NULL
+)
+SELECT b.batch_id, last.ord, last.received_at
+FROM batch b CROSS JOIN LATERAL (
+    SELECT ord, received_at FROM events WHERE site_id = %(site_id)s AND batch_id = b.batch_id ORDER BY ord DESC LIMIT 1
+) AS last
+LIMIT %(rows)s
+"""
+
+# Which parts of the batches are not counted.
+_NOT_COUNTED = """
+SELECT batch_id, first_ord, last_ord FROM pending_batches
+WHERE site_id = %(site_id)s AND batch_id = ANY(%(batch_ids)s)
+UNION ALL
+SELECT batch_id, ord, ord FROM failed_events WHERE site_id = %(site_id)s AND batch_id = ANY(%(batch_ids)s)
+"""
+
+# Queues parts to be counted again. The lane only spreads them: a worker locks its visitors' rows.
+_QUEUE = """
+INSERT INTO pending_batches (site_id, lane, batch_id, first_ord, last_ord, received_at, not_before, replay)
+SELECT s.site_id, p.batch_id %% s.rollup_shard_count, p.batch_id, p.first_ord, p.last_ord, p.received_at,
+       p.received_at, true
+FROM sites s
+CROSS JOIN unnest(%(batch_ids)s::bigint[], %(firsts)s::int[], %(lasts)s::int[], %(received_ats)s::timestamptz[])
+  AS p (batch_id, first_ord, last_ord, received_at)
+WHERE s.site_id = %(site_id)s
+"""
+
+# Deletes up to a page of one kind of derived rows, by the index that serves their order.
+_CLEAR_ROLLUPS = """
+DELETE FROM rollup_shards WHERE site_id = %(site_id)s AND ctid = ANY(ARRAY(
+    SELECT ctid FROM rollup_shards
+    WHERE site_id = %(site_id)s AND interval = %(interval)s AND dimension = %(dimension)s
+      AND bucket_start >= %(horizon)s
+    ORDER BY bucket_start LIMIT %(rows)s
+))
+"""
+_CLEAR_SESSIONS = """
+DELETE FROM sessions WHERE site_id = %(site_id)s AND ctid = ANY(ARRAY(
+    SELECT ctid FROM sessions WHERE site_id = %(site_id)s AND started_at >= %(horizon)s
+    ORDER BY started_at LIMIT %(rows)s
+))
+"""
+_CLEAR_VISITORS = """
+DELETE FROM visitors WHERE site_id = %(site_id)s AND ctid = ANY(ARRAY(
+    SELECT ctid FROM visitors WHERE site_id = %(site_id)s AND first_seen_at >= %(horizon)s
+    ORDER BY first_seen_at LIMIT %(rows)s
+))
+"""
+
+# How many replays are left.
+_LEFT = """
+SELECT coalesce(sum(last_ord - first_ord + 1), 0)::bigint FROM pending_batches WHERE site_id = %(site_id)s AND replay
+"""
+
+Connection = psycopg.Connection[Any]
+Part = tuple[int, int, int, datetime]
+"""Batch, first and last position, time of receipt."""
+
+
+class Page(NamedTuple):
+    """What one call did, and what is left."""
+
+    number: int
+    """Names the rebuild."""
+    queued: int = 0
+    """Events to be counted again."""
+    cleared: int = 0
+    """Derived rows deleted."""
+    aggregated: int = 0
+    failed: int = 0
+    remaining: int = 0
+    """Events still to be counted again."""
+    has_more: bool = True
+
+
+class _Rebuild(NamedTuple):
+    number: int
+    phase: int
+    horizon: datetime | None
+    next_batch: int
+
+
+def run_once(
+    connection: Connection, aggregator: Aggregator, site_id: int, now: datetime, limit: int, number: int | None
+) -> Page:
+    """One page of the rebuild `number`; None: of the one under way, or the first page of a new one.
+
+    `connection` is in autocommit. Raises a DatabaseFault, and then nothing was done.
+    """
+    with connection.transaction():
+        hold(connection, site_id)
+        rebuild = _read(connection, site_id)
+        if number is not None and (rebuild is None or rebuild.number != number or rebuild.phase == DONE):
+            return Page(number, has_more=False)
+        if rebuild is None or rebuild.phase == DONE:
+            rebuild = _begin(connection, site_id, now)
+        if rebuild.phase == QUEUEING:
+            return _queue(connection, site_id, rebuild, limit)
+        if rebuild.phase == CLEARING:
+            return _clear(connection, site_id, rebuild, limit)
+    page = aggregator.run_site_once(connection, site_id, now, limit)
+    with connection.transaction():
+        hold(connection, site_id)
+        remaining = _left(connection, site_id)
+        if not remaining:
+            _advance(connection, site_id, DONE, rebuild.next_batch)
+    return Page(rebuild.number, 0, 0, page.aggregated, page.failed, remaining, remaining > 0)
+
+
+def _queue(connection: Connection, site_id: int, rebuild: _Rebuild, limit: int) -> Page:
+    """Queues whole batches, at least one, until `limit` events are reached."""
+    parameters = {"site_id": site_id, "next_batch": rebuild.next_batch, "rows": min(limit, _MAX_BATCHES)}
+    batches: list[tuple[int, int, datetime]] = []
+    events = 0
+    for batch_id, last_ord, received_at in connection.execute(_BATCHES, parameters):
+        if batch_id is None or events >= limit:
+            break
+        batches.append((batch_id, last_ord, received_at))
+        events += last_ord + 1
+    if not batches:
+        _advance(connection, site_id, CLEARING, rebuild.next_batch)
+        return Page(rebuild.number, remaining=_left(connection, site_id))
+    parts = _counted_parts(connection, site_id, batches)
+    columns = [list(column) for column in zip(*parts, strict=True)] or [[]] * 4
+    names = ("batch_ids", "firsts", "lasts", "received_ats")
+    connection.execute(_QUEUE, {"site_id": site_id, **dict(zip(names, columns, strict=True))})
+    _advance(connection, site_id, QUEUEING, batches[-1][0] + 1)
+    queued = sum(last - first + 1 for _, first, last, _ in parts)
+    return Page(rebuild.number, queued=queued, remaining=_left(connection, site_id))
+
+
+def _counted_parts(connection: Connection, site_id: int, batches: list[tuple[int, int, datetime]]) -> list[Part]:
+    """The parts of the batches that are neither pending nor failed."""
+    holes: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
+    parameters = {"site_id": site_id, "batch_ids": [batch[0] for batch in batches]}
+    for batch_id, first, last in connection.execute(_NOT_COUNTED, parameters):
+        holes[batch_id].append((first, last))
+    parts: list[Part] = []
+    for batch_id, last_ord, received_at in batches:
+        start = 0
+        for first, last in (*sorted(holes[batch_id]), (last_ord + 1, last_ord + 1)):
+            if start < first:
+                parts.append((batch_id, start, first - 1, received_at))
+            start = last + 1
+    return parts
+
+
+def _clear(connection: Connection, site_id: int, rebuild: _Rebuild, limit: int) -> Page:
+    """Deletes up to `limit` derived rows, in one budget over all kinds."""
+    where = {"site_id": site_id, "horizon": rebuild.horizon or "-infinity"}
+    statements = [
+        (_CLEAR_ROLLUPS, {**where, "interval": interval, "dimension": dimension})
+        for interval in (HOUR, DAY)
+        for dimension in (OVERVIEW.number, *BY_NUMBER)
+    ]
+    cleared = 0
+    for statement, parameters in (*statements, (_CLEAR_SESSIONS, where), (_CLEAR_VISITORS, where)):
+        cleared += connection.execute(statement, {**parameters, "rows": limit - cleared}).rowcount
+        if cleared == limit:
+            break
+    else:
+        _advance(connection, site_id, COUNTING, rebuild.next_batch)
+    return Page(rebuild.number, cleared=cleared, remaining=_left(connection, site_id))
+
+
+def _read(connection: Connection, site_id: int) -> _Rebuild | None:
+    row = connection.execute(_READ, {"site_id": site_id}).fetchone()
+    return None if row is None else _Rebuild(*row)
+
+
+def _begin(connection: Connection, site_id: int, now: datetime) -> _Rebuild:
+    row = connection.execute(_BEGIN, {"site_id": site_id, "now": now}).fetchone()
+    assert row is not None
+    return _Rebuild(*row)
+
+
+def _advance(connection: Connection, site_id: int, phase: int, next_batch: int) -> None:
+    connection.execute(_ADVANCE, {"site_id": site_id, "phase": phase, "next_batch": next_batch})
+
+
+def _left(connection: Connection, site_id: int) -> int:
+    row = connection.execute(_LEFT, {"site_id": site_id}).fetchone()
+    assert row is not None
+    return int(row[0])

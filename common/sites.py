@@ -19,6 +19,7 @@ COLUMNS = (
 
 ACTIVE = 1
 DISABLED = 2
+DELETING = 3
 
 _FIND_SITE = f"SELECT {COLUMNS} FROM sites s WHERE s.slug = %s"
 

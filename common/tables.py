@@ -173,6 +173,33 @@ ingest_dedupes = sa.Table(
     _required("dedupe_key", UUID),
     # serves: ON CONFLICT of ingest; UUIDv7 keys arrive in its order
     sa.PrimaryKeyConstraint("site_id", "dedupe_key"),
+    # serves: PruneExpired; grows at its right end
+    sa.Index("dedupes_by_expiry", "site_id", "expires_at"),
+)
+
+# The hours of which an erasure removed raw events that are counted in rollups: their raw events tell too little.
+erased_hours = sa.Table(
+    "erased_hours",
+    metadata,
+    _required("hour", _time),
+    _required("site_id", sa.Integer),
+    # serves: every report's bounds
+    sa.PrimaryKeyConstraint("site_id", "hour"),
+)
+
+# What the scheduled jobs did; site 0 = all sites.
+job_runs = sa.Table(
+    "job_runs",
+    metadata,
+    _required("started_at", _time),
+    _required("finished_at", _time),
+    _required("pages", sa.BigInteger),
+    _required("rows", sa.BigInteger),
+    _required("site_id", sa.Integer),
+    _required("job", sa.Text),
+    sa.Column("error", sa.Text),
+    # serves: the last run of each job, and its end
+    sa.PrimaryKeyConstraint("site_id", "job", "started_at"),
 )
 
 visitor_counters = sa.Table(
@@ -208,6 +235,8 @@ visitors = sa.Table(
     sa.UniqueConstraint("site_id", "visitor_id", name="visitors_by_id"),
     # serves: ListVisitors and its cursor; clearing what a rebuild makes again
     sa.Index("visitors_by_first_seen", "site_id", "first_seen_at", "visitor_no"),
+    # serves: EraseVisitor of a user
+    sa.Index("visitors_by_user", "site_id", "user_id", postgresql_where=sa.text("user_id IS NOT NULL")),
     # A visitor's row changes with nearly every page: leave room for the new version beside the old one.
     postgresql_with={"fillfactor": "85"},
 )

@@ -6,6 +6,7 @@ from footfall.admin.v1 import admin_pb2_grpc
 
 from admin_svc.aggregate import Aggregator
 from admin_svc.api_keys import ensure_admin_key
+from admin_svc.jobs import jobs
 from admin_svc.schedule import Schedule
 from admin_svc.servicer import SERVICE, AdminServicer
 from admin_svc.visitor_numbers import VisitorNumbers
@@ -31,10 +32,10 @@ async def main(settings: Settings) -> None:
             ensure_admin_key(connection, settings.admin_key, system_clock())
     schedule = Schedule(
         db,
-        aggregator,
+        jobs(settings, aggregator, system_clock) if settings.schedule else [],
         system_clock,
-        aggregate=settings.aggregate and settings.schedule,
-        fold=settings.schedule,
+        run_seconds=settings.run_seconds,
+        run_pages=settings.run_pages,
     )
     schedule.start()
 

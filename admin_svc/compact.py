@@ -32,10 +32,11 @@ WHERE EXISTS (SELECT FROM rollup_shards r WHERE r.site_id = s.site_id AND r.shar
 ORDER BY s.site_id
 """
 
-# The first delta at or after a place in the index of deltas.
+# The first delta at or after a place in the index of deltas, of those up to a shard number.
 _NEXT_DELTA = """
 SELECT dimension, bucket_start FROM rollup_shards
 WHERE site_id = %(site_id)s AND shard > 0 AND (dimension, bucket_start) >= (%(dimension)s, %(start)s)
+  AND shard <= %(newest)s
 ORDER BY dimension, bucket_start LIMIT 1
 """
 
@@ -85,10 +86,14 @@ WHERE r.site_id = %(site_id)s AND r.interval = w.interval AND r.dimension = %(di
 
 _COUNTERS = ("events", "pageviews", "sessions", "bounces", "duration_us", "new_visitors")
 _ONE_DAY = timedelta(days=1)
+_ANY_SHARD = 2**63 - 1
 
 Connection = psycopg.Connection[Any]
 Place = tuple[int, datetime, str]
 """Interval, bucket start, key: a folded row of one site and dimension."""
+Position = tuple[int, datetime]
+"""Dimension and hour, in the order in which deltas are folded."""
+START: Position = (-1, EPOCH)
 
 
 class Folded(NamedTuple):
@@ -98,6 +103,8 @@ class Folded(NamedTuple):
     """Deltas that were folded."""
     keys: int = 0
     """Folded rows, of hours and days, that they went into."""
+    position: Position = START
+    """Where they were; the next page begins here."""
 
 
 def sites_with_deltas(connection: Connection) -> list[int]:
@@ -105,14 +112,15 @@ def sites_with_deltas(connection: Connection) -> list[int]:
     return [row[0] for row in connection.execute(_SITES_WITH_DELTAS)]
 
 
-def run_once(connection: Connection, site_id: int, limit: int) -> Folded:
-    """Folds up to `limit` deltas of one dimension and day that no other worker holds; `connection` is in autocommit.
+def run_once(connection: Connection, site_id: int, limit: int, position: Position = START) -> Folded:
+    """Folds up to `limit` deltas of one dimension and day that no other worker holds, the first at or after
+    `position`; `connection` is in autocommit.
 
-    An empty Folded: there is nothing to fold, or others hold all of it. Raises a DatabaseFault, and then nothing
-    was done.
+    An empty Folded: there is nothing to fold there, or others hold all of it. Raises a DatabaseFault, and then
+    nothing was done.
     """
-    dimension, start = -1, EPOCH
-    while (found := _next_delta(connection, site_id, dimension, start)) is not None:
+    dimension, start = position
+    while (found := next_delta(connection, site_id, (dimension, start))) is not None:
         dimension, hour = found
         day = hour.replace(hour=0)
         with connection.transaction():
@@ -121,10 +129,25 @@ def run_once(connection: Connection, site_id: int, limit: int) -> Folded:
             alone = row is not None and row[0] and enter(connection, site_id)
             folded = fold_day(connection, site_id, dimension, day, limit) if alone else Folded()
         if folded.shards:
-            return folded
+            return folded._replace(position=(dimension, hour))
         # Another worker holds this day or has just folded it: go on behind it.
         start = day + _ONE_DAY
     return Folded()
+
+
+def newest_shard(connection: Connection) -> int:
+    """A number that no shard written so far is above."""
+    row = connection.execute("SELECT last_value FROM shard_numbers").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def next_delta(connection: Connection, site_id: int, position: Position, newest: int = _ANY_SHARD) -> Position | None:
+    """Where the first delta at or after the position is, of shards up to `newest`; None = there is none."""
+    dimension, start = position
+    parameters = {"site_id": site_id, "dimension": dimension, "start": start, "newest": newest}
+    row = connection.execute(_NEXT_DELTA, parameters).fetchone()
+    return None if row is None else (row[0], row[1])
 
 
 def fold_day(connection: Connection, site_id: int, dimension: int, day: datetime, limit: int) -> Folded:
@@ -158,12 +181,6 @@ def fold_day(connection: Connection, site_id: int, dimension: int, day: datetime
     if gone:
         connection.execute(_DELETE_FOLDED, {**where, **_places(gone)})
     return Folded(len(deltas), len(left))
-
-
-def _next_delta(connection: Connection, site_id: int, dimension: int, start: datetime) -> tuple[int, datetime] | None:
-    parameters = {"site_id": site_id, "dimension": dimension, "start": start}
-    row = connection.execute(_NEXT_DELTA, parameters).fetchone()
-    return None if row is None else (row[0], row[1])
 
 
 def _rows(connection: Connection, statement: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:

@@ -1,60 +1,54 @@
-"""What the admin process does by itself: APScheduler runs each job at its interval, one run at a time."""
+"""What the admin process does by itself: APScheduler runs each job at its interval, one run at a time.
+
+A run goes round the sites that have work, a page each, until there is none or its time or pages are spent; what is
+left is the next run's. So no site waits for another's backlog, and a run always ends.
+"""
 
 import logging
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
+from datetime import datetime
 
 import psycopg
 from apscheduler.schedulers.background import BackgroundScheduler
 
-from admin_svc import compact
-from admin_svc.aggregate import DEFAULT_LIMIT as AGGREGATE_LIMIT
-from admin_svc.aggregate import Aggregator
-from admin_svc.compact import sites_with_deltas
+from admin_svc import job_runs
+from admin_svc.jobs import Connection, Done, Job
 from common.clock import Clock
 from common.db import Database, DatabaseFault
 
 _log = logging.getLogger(__name__)
 
-AGGREGATE_EVERY_SECONDS = 0.2
-FOLD_EVERY_SECONDS = 2.0
-"""Well under a minute of deltas: a hot hour's keys hold some ten of them each."""
-_TICK_SECONDS = 10.0
-"""How long one run goes on while there is work; then the scheduler has a say again."""
-
-Job = Callable[[psycopg.Connection[Any]], bool]
-"""Does one bounded page; answers whether there was something to do."""
+_MOST_JITTER_SECONDS = 30.0
 
 
 class Schedule:
     """The background jobs of one admin process. Several processes may run them at once."""
 
-    def __init__(self, db: Database, aggregator: Aggregator, clock: Clock, *, aggregate: bool, fold: bool) -> None:
+    def __init__(self, db: Database, jobs: list[Job], clock: Clock, *, run_seconds: float, run_pages: int) -> None:
+        """A run ends after `run_seconds` or `run_pages` pages, though there is more to do."""
         self._db = db
+        self._clock = clock
+        self._run_seconds = run_seconds
+        self._run_pages = run_pages
         self._stopping = threading.Event()
-        self._last_folded = -1
+        self._jobs = {job.name: job for job in jobs}
+        self._last_site = dict.fromkeys(self._jobs, -1)
         self._scheduler = BackgroundScheduler(timezone="UTC")
-
-        def aggregate_page(connection: psycopg.Connection[Any]) -> bool:
-            return aggregator.run_once(connection, clock(), AGGREGATE_LIMIT).worked
-
-        def fold_page(connection: psycopg.Connection[Any]) -> bool:
-            # Sites take turns, so that the first does not keep the others waiting.
-            sites = sites_with_deltas(connection)
-            for site_id in sorted(sites, key=lambda site_id: (site_id <= self._last_folded, site_id)):
-                self._last_folded = site_id
-                if compact.run_once(connection, site_id, compact.DEFAULT_LIMIT).shards:
-                    return True
-                if self._stopping.is_set():
-                    break
-            return False
-
-        if aggregate:
-            self._add("aggregate", aggregate_page, AGGREGATE_EVERY_SECONDS)
-        if fold:
-            self._add("fold", fold_page, FOLD_EVERY_SECONDS)
+        for job in jobs:
+            if job.seconds:
+                self._scheduler.add_job(
+                    self.run_once,
+                    "interval",
+                    args=(job.name,),
+                    seconds=job.seconds,
+                    # So that processes started together do not stay in step.
+                    jitter=min(job.seconds / 10, _MOST_JITTER_SECONDS),
+                    id=job.name,
+                    max_instances=1,
+                    coalesce=True,
+                    misfire_grace_time=None,
+                )
 
     def start(self) -> None:
         """Starts the jobs in threads of their own."""
@@ -65,25 +59,61 @@ class Schedule:
         self._stopping.set()
         self._scheduler.shutdown(wait=True)
 
-    def _add(self, name: str, job: Job, seconds: float) -> None:
-        self._scheduler.add_job(
-            self._run,
-            "interval",
-            args=(name, job),
-            seconds=seconds,
-            id=name,
-            max_instances=1,
-            coalesce=True,
-            misfire_grace_time=None,
-        )
-
-    def _run(self, name: str, job: Job) -> None:
-        """Pages until there is nothing to do, bounded in time."""
-        until = time.monotonic() + _TICK_SECONDS
+    def run_once(self, name: str) -> None:
+        """One run of a job. What goes wrong is logged and written down, never raised: the next run tries again."""
+        job = self._jobs[name]
         try:
             with self._db.connection() as connection:
-                while not self._stopping.is_set() and time.monotonic() < until and job(connection):
-                    pass
+                self._run(connection, job)
         except DatabaseFault as error:
-            # Postgres is away or two workers met: the next run tries again, nothing is lost.
             _log.warning("%s could not run: %s", name, error)
+
+    def _run(self, connection: Connection, job: Job) -> None:
+        until, pages = time.monotonic() + self._run_seconds, 0
+        last = self._last_site[job.name]
+        # Whoever came last the time before is behind the others now.
+        sites = sorted(job.sites(connection), key=lambda site_id: (site_id <= last, site_id))
+        runs: dict[int, job_runs.Run] = {}
+        try:
+            while sites:
+                for site_id in tuple(sites):
+                    if self._stopping.is_set() or time.monotonic() > until or pages == self._run_pages:
+                        return
+                    self._last_site[job.name] = site_id
+                    pages += 1
+                    started = self._clock()
+                    done, error = self._page(connection, job, site_id)
+                    if not done.more:
+                        sites.remove(site_id)
+                    if done.rows or error:
+                        runs[site_id] = _added(runs.get(site_id), job, site_id, started, self._clock(), done, error)
+        finally:
+            for run in runs.values():
+                job_runs.record(connection, run)
+
+    def _page(self, connection: Connection, job: Job, site_id: int) -> tuple[Done, str | None]:
+        """One page, and what it failed with; a site that fails must not hold up the others."""
+        try:
+            return job.page(connection, site_id), None
+        except psycopg.OperationalError as error:
+            if connection.closed:
+                raise
+            _log.warning("%s of site %d could not run: %s", job.name, site_id, error)
+            return Done(0, False), f"{type(error).__name__}: {error}"
+        except Exception as error:
+            _log.exception("%s of site %d failed", job.name, site_id)
+            return Done(0, False), f"{type(error).__name__}: {error}"
+
+
+def _added(
+    run: job_runs.Run | None,
+    job: Job,
+    site_id: int,
+    started: datetime,
+    finished: datetime,
+    done: Done,
+    error: str | None,
+) -> job_runs.Run:
+    """The run with one more page."""
+    before = run or job_runs.Run(site_id, job.name, started, finished, 0, 0)
+    return before._replace(finished_at=finished, pages=before.pages + 1, rows=before.rows + done.rows, error=error)

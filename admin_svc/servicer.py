@@ -167,6 +167,40 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         await self._authenticate(context)
         return await self._page(self._maintenance.rebuild_site, request)
 
+    async def RetryFailedEvents(
+        self, request: admin_pb2.RetryFailedEventsRequest, context: Context
+    ) -> admin_pb2.RetryFailedEventsResponse:
+        await self._authenticate(context)
+        return await self._page(self._maintenance.retry_failed_events, request)
+
+    async def ListFailedEvents(
+        self, request: admin_pb2.ListFailedEventsRequest, context: Context
+    ) -> admin_pb2.ListFailedEventsResponse:
+        await self._authenticate(context)
+        return await self._page(self._maintenance.list_failed_events, request)
+
+    async def CompactRollups(
+        self, request: admin_pb2.CompactRollupsRequest, context: Context
+    ) -> admin_pb2.CompactRollupsResponse:
+        await self._authenticate(context)
+        return await self._page(self._maintenance.compact_rollups, request)
+
+    async def CleanupSite(
+        self, request: admin_pb2.CleanupSiteRequest, context: Context
+    ) -> admin_pb2.CleanupSiteResponse:
+        await self._authenticate(context)
+        return await self._page(self._maintenance.cleanup_site, request)
+
+    async def PruneExpired(
+        self, request: admin_pb2.PruneExpiredRequest, context: Context
+    ) -> admin_pb2.PruneExpiredResponse:
+        await self._authenticate(context)
+        return await self._page(self._maintenance.prune_expired, request)
+
+    async def GetStatus(self, request: admin_pb2.GetStatusRequest, context: Context) -> admin_pb2.GetStatusResponse:
+        await self._authenticate(context)
+        return await self._page(self._maintenance.get_status, request)
+
     async def _page(self, work: Callable[[Request], Result], request: Request) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._pages, work, request)
 

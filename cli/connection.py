@@ -43,6 +43,12 @@ _RETRIED_ADMIN_RPCS = (
     "RevokeApiKey",
     "AggregatePending",
     "RebuildSite",
+    "RetryFailedEvents",
+    "CompactRollups",
+    "CleanupSite",
+    "PruneExpired",
+    "EraseVisitor",
+    "GetStatus",
 )
 _RETRY_UNAVAILABLE = json.dumps(
     {

@@ -43,7 +43,7 @@ def progress_bar(what: str, console: Console) -> Iterator[Bar]:
         raise typer.Exit(130) from None
 
 
-def each_page(ask: Ask, worked: Callable[[Any], bool], max_pages: int = 0) -> Iterator[Any]:
+def each_page(ask: Ask, worked: Callable[[Any], object], max_pages: int = 0) -> Iterator[Any]:
     """The answers of page after page, until one has no more or `max_pages` (0 = any number) were done.
 
     `worked` tells whether a page did anything; after one that did not there is a pause.

@@ -29,3 +29,13 @@ def site_lock(site_id: int) -> tuple[int, int]:
     """Two numbers: shared by every transaction that writes a site's derived rows, held alone by one that replaces
     them (a rebuild), erases a visitor or deletes the site."""
     return site_id, -1
+
+
+def cleanup_lock(site_id: int) -> tuple[int, int]:
+    """Two numbers, held by the transaction that cleans a page of a site up."""
+    return site_id, -2
+
+
+def job_lock(site_id: int, job: int) -> tuple[int, int]:
+    """Two numbers, held by the page that the schedule's job number `job` does for a site (0 = for all)."""
+    return site_id, -10 - job

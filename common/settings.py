@@ -56,6 +56,27 @@ class Settings(BaseSettings):
     schedule: bool = True
     """Whether the admin process runs anything by itself, the aggregation loop included."""
 
+    aggregate_seconds: float = Field(default=0.2, ge=0)
+    """How often the admin process aggregates, in s; as for the next four, 0 = not by itself."""
+
+    fold_seconds: float = Field(default=2.0, ge=0)
+    """How often it folds rollup deltas. A hot hour's keys hold one unfolded delta per page of aggregation since."""
+
+    retry_seconds: float = Field(default=3_600.0, ge=0)
+    """How often it gives events that failed an hour ago or earlier another three attempts."""
+
+    cleanup_seconds: float = Field(default=600.0, ge=0)
+    """How often it deletes what has passed its retention."""
+
+    prune_seconds: float = Field(default=60.0, ge=0)
+    """How often it deletes expired dedupe keys."""
+
+    run_seconds: float = Field(default=10.0, gt=0)
+    """How long one run of a job goes on at most while there is work."""
+
+    run_pages: int = Field(default=1_000, ge=1)
+    """How many pages one run of a job does at most."""
+
     @model_validator(mode="after")
     def _whole_pair(self) -> Self:
         # Half a pair must not come up in plain text.

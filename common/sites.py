@@ -50,7 +50,18 @@ class Site:
     @property
     def raw_retention(self) -> timedelta:
         """How long raw events are kept."""
-        return timedelta(days=self.raw_event_retention_days or self.retention_days or DEFAULT_RETENTION_DAYS)
+        return self.retentions[0]
+
+    @property
+    def retentions(self) -> tuple[timedelta, timedelta, timedelta | None]:
+        """How long raw events with sessions, hour rows and day rows are kept; None = for ever."""
+        shared = self.retention_days or DEFAULT_RETENTION_DAYS
+        daily = self.daily_rollup_retention_days
+        return (
+            timedelta(days=self.raw_event_retention_days or shared),
+            timedelta(days=self.hourly_rollup_retention_days or shared),
+            None if daily is None else timedelta(days=daily),
+        )
 
     @property
     def session_timeout(self) -> timedelta:

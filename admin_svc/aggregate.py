@@ -4,11 +4,12 @@ import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import psycopg
 
-from admin_svc.contributions import Deltas, event_contributions, session_contributions
+from admin_svc.contributions import Deltas
 from admin_svc.pending import (
     PendingBatch,
     claim,
@@ -21,7 +22,7 @@ from admin_svc.pending import (
 from admin_svc.replay import apart, counted_again
 from admin_svc.replay import horizon as replay_horizon
 from admin_svc.session_store import Identity, Window, replace_sessions, sessions_around, sessions_named
-from admin_svc.sessionize import Event, Session, session_of, sessions_of_stream
+from admin_svc.sessionize import Event, Session, runs, session_of, sessions_of_stream
 from admin_svc.site_gate import enter
 from admin_svc.visitor_numbers import VisitorNumbers
 from admin_svc.visitors import Visitor, seen_in, upsert_visitors
@@ -49,6 +50,7 @@ _COPY_DELTAS = """
 COPY rollup_shards (site_id, interval, shard, dimension, bucket_start, key, events, pageviews, sessions, bounces,
                     duration_us, new_visitors, visitors) FROM STDIN (FORMAT BINARY)
 """
+_BY_TIME = attrgetter("occurred_at", "event_id", "session_id")
 _DELTA_TYPES = ["int4", "int2", "int8", "int2", "timestamptz", "text", *["int8"] * 6, "bytea"]
 
 Connection = psycopg.Connection[Any]
@@ -137,21 +139,22 @@ def aggregate_batches(
     begin = replay_horizon(connection, site_id) if claimed[0].replay else None
     events = counted_again(events, begin)
     visitors = upsert_visitors(connection, numbers, site_id, seen_in(events))
+    visitor_nos = [visitors[event.visitor_id].number for event in events]
     deltas = Deltas()
-    for event in events:
-        deltas.add(event_contributions(event), visitors[event.visitor_id].number)
+    deltas.add_events(events, visitor_nos)
 
     before, after = _sessions_before_and_after(connection, site_id, events, visitors, timeout, begin)
     for session in before.values():
-        deltas.add(session_contributions(session), session.visitor_no, -1)
+        deltas.add_session(session, -1)
     for session in after.values():
-        deltas.add(session_contributions(session), session.visitor_no)
+        deltas.add_session(session)
     replace_sessions(connection, site_id, before, after)
     _append_deltas(connection, site_id, deltas)
 
 
 def _read_events(connection: Connection, site_id: int, claimed: Sequence[PendingBatch]) -> list[Event]:
-    with connection.cursor(binary=True) as cursor:
+    """The claimed events by time, event id and session id."""
+    with connection.cursor(binary=True, row_factory=lambda _: Event._make) as cursor:
         cursor.execute(
             _READ_EVENTS,
             {
@@ -161,7 +164,7 @@ def _read_events(connection: Connection, site_id: int, claimed: Sequence[Pending
                 "lasts": [batch.last_ord for batch in claimed],
             },
         )
-        return [Event._make(row) for row in cursor]
+        return sorted(cursor.fetchall(), key=_BY_TIME)
 
 
 def _sessions_before_and_after(
@@ -178,15 +181,16 @@ def _sessions_before_and_after(
     """
     numbers = {visitor_id: visitor.number for visitor_id, visitor in visitors.items()}
     streams = _streams(events, numbers)
+    # Whoever is new has no sessions yet.
     known = {visitor.number for visitor in visitors.values() if visitor.first_before is not None}
     windows = [
         Window(
             number,
             session_id,
-            min(part.started_at for part in parts) - timeout,
-            max(part.ended_at for part in parts) + timeout,
+            stream[0].occurred_at - timeout,
+            stream[-1].occurred_at + timeout,
         )
-        for (number, session_id), parts in streams.items()
+        for (number, session_id), stream in streams.items()
         if number in known
     ]
     stored = sessions_around(connection, site_id, windows) if windows else []
@@ -204,15 +208,17 @@ def _sessions_before_and_after(
     if missing:
         before |= {session.identity: session for session in sessions_named(connection, site_id, missing)}
 
+    parts = {stream: [session_of(stream[0], run) for run in runs(of, timeout)] for stream, of in streams.items()}
     for session in before.values():
-        streams[session.visitor_no, session.session_id].append(session)
+        parts.setdefault((session.visitor_no, session.session_id), []).append(session)
     firsts = {visitor.number: visitor.first for visitor in visitors.values()}
     after: dict[Identity, Session] = {}
-    for parts in streams.values():
-        for session in sessions_of_stream(parts, timeout):
+    for of in parts.values():
+        for session in sessions_of_stream(of, timeout):
             first = firsts[session.visitor_no]
             is_first = (session.started_at, session.first_event_id, session.session_id) == first
-            after[session.identity] = session._replace(new_visitor=is_first)
+            changed = session if session.new_visitor == is_first else session._replace(new_visitor=is_first)
+            after[session.identity] = changed
 
     for identity in before.keys() & after.keys():
         if before[identity] == after[identity]:
@@ -220,12 +226,11 @@ def _sessions_before_and_after(
     return before, after
 
 
-def _streams(events: list[Event], numbers: Mapping[str, int]) -> defaultdict[tuple[int, str], list[Session]]:
-    """The session each event makes alone, by stream."""
-    streams: defaultdict[tuple[int, str], list[Session]] = defaultdict(list)
+def _streams(events: list[Event], numbers: Mapping[str, int]) -> dict[tuple[int, str], list[Event]]:
+    """The events by stream, in their order."""
+    streams: defaultdict[tuple[int, str], list[Event]] = defaultdict(list)
     for event in events:
-        number = numbers[event.visitor_id]
-        streams[number, event.session_id].append(session_of(number, event))
+        streams[numbers[event.visitor_id], event.session_id].append(event)
     return streams
 
 

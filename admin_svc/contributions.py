@@ -1,13 +1,16 @@
-"""What an event and a session add to the rollups: two pure functions, and the sum of their results.
+"""What events and sessions add to the rollups, and the sum of it. Pure.
 
 When a session changes, the worker adds contributions(new) and subtracts contributions(old). That is all
 it takes for late events, merged sessions and moved starts to leave the same numbers as if everything had
 come in order.
 """
 
-from collections.abc import Iterator
-from datetime import datetime
-from typing import NamedTuple
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from itertools import compress
+from operator import attrgetter
 
 from admin_svc.sessionize import Event, Session
 from common.dimensions import (
@@ -17,46 +20,24 @@ from common.dimensions import (
     KEYED_EVENT_DIMENSIONS,
     OVERVIEW,
     EventType,
-    is_counted,
 )
 from common.timestamps import duration_micros
 from common.visitor_sets import encode_counts, encode_set
 
 _EVENT_KEYS = tuple((dimension.number, dimension.key) for dimension in EVENT_DIMENSIONS)
+_OCCURRED_AT = attrgetter("occurred_at")
 _SESSION_KEYS = tuple(dimension.number for dimension in KEYED_EVENT_DIMENSIONS)
 
 BucketKey = tuple[int, datetime, str]
 """Dimension, start of the hour, key."""
-
-
-class Contribution(NamedTuple):
-    """What is added under one key. `visitor` tells whether the visitor counts under it too."""
-
-    where: BucketKey
-    events: int
-    pageviews: int
-    sessions: int
-    bounces: int
-    duration_us: int
-    new_visitors: int
-    visitor: bool
+Contribution = tuple[BucketKey, int, int, int, int, int, int]
+"""Where, events, pageviews, sessions, bounces, duration in µs, new visitors."""
+_HOUR = timedelta(hours=1)
 
 
 def hour_of(instant: datetime) -> datetime:
     """The start of the instant's hour, UTC."""
     return instant.replace(minute=0, second=0, microsecond=0)
-
-
-def event_contributions(event: Event) -> list[Contribution]:
-    """An event counts under each of its keys, in the hour it occurred."""
-    hour = hour_of(event.occurred_at)
-    pageview = 1 if event.type == EventType.PAGEVIEW else 0
-    found: list[Contribution] = []
-    for number, key_of in _EVENT_KEYS:
-        key = key_of(event)
-        if key is not None:
-            found.append(Contribution((number, hour, key), 1, pageview, 0, 0, 0, 0, True))
-    return found
 
 
 def session_contributions(session: Session) -> list[Contribution]:
@@ -66,15 +47,13 @@ def session_contributions(session: Session) -> list[Contribution]:
     bounce = 1 if session.pageviews <= 1 else 0
     duration = duration_micros(session.ended_at - session.started_at)
     new = 1 if session.new_visitor else 0
-    found = [Contribution((OVERVIEW.number, hour, ""), 0, 0, 1, bounce, duration, new, False)]
+    found: list[Contribution] = [((OVERVIEW.number, hour, ""), 0, 0, 1, bounce, duration, new)]
     for number, key in zip(_SESSION_KEYS, session.keys, strict=True):
         if key is not None:
-            found.append(Contribution((number, hour, key), 0, 0, 1, bounce, duration, new, False))
+            found.append(((number, hour, key), 0, 0, 1, bounce, duration, new))
     for number, page in ((ENTRY_PAGE.number, session.entry_page), (EXIT_PAGE.number, session.exit_page)):
         if page is not None:
-            found.append(
-                Contribution((number, hour, page), session.events, session.pageviews, 1, bounce, duration, new, True)
-            )
+            found.append(((number, hour, page), session.events, session.pageviews, 1, bounce, duration, new))
     return found
 
 
@@ -82,30 +61,66 @@ class Deltas:
     """The sum of many contributions, by dimension, hour and key."""
 
     def __init__(self) -> None:
-        # events, pageviews, sessions, bounces, duration in µs, new visitors; and counts by visitor number
-        self._sums: dict[BucketKey, tuple[list[int], dict[int, int]]] = {}
+        # Events, pageviews, sessions, bounces, duration in µs, new visitors.
+        self._counters: defaultdict[BucketKey, list[int]] = defaultdict(lambda: [0] * 6)
+        # Of event dimensions: visitor numbers, with repeats. Of session dimensions: counts by visitor number.
+        self._sets: dict[BucketKey, list[int]] = {}
+        self._counts: defaultdict[BucketKey, dict[int, int]] = defaultdict(dict)
 
-    def add(self, contributions: list[Contribution], visitor_no: int, sign: int = 1) -> None:
-        """Adds (sign 1) or takes back (sign -1) what one visitor's event or session contributes."""
-        sums = self._sums
-        for where, events, pageviews, sessions, bounces, duration_us, new_visitors, visitor in contributions:
-            entry = sums.get(where)
-            if entry is None:
-                entry = sums[where] = ([0, 0, 0, 0, 0, 0], {})
-            counters, visitors = entry
-            counters[0] += sign * events
-            counters[1] += sign * pageviews
-            if sessions:
-                counters[2] += sign * sessions
-                counters[3] += sign * bounces
-                counters[4] += sign * duration_us
-                counters[5] += sign * new_visitors
-            if visitor:
-                visitors[visitor_no] = visitors.get(visitor_no, 0) + sign
+    def add_events(self, events: Sequence[Event], visitor_nos: Sequence[int]) -> None:
+        """Adds events, given by time, and the number of each one's visitor: an event counts under each of its keys,
+        in the hour it occurred."""
+        start = 0
+        while start < len(events):
+            hour = hour_of(events[start].occurred_at)
+            end = bisect_left(events, hour + _HOUR, lo=start, key=_OCCURRED_AT)
+            self._add_hour(hour, events[start:end], visitor_nos[start:end])
+            start = end
+
+    def _add_hour(self, hour: datetime, events: Sequence[Event], visitor_nos: Sequence[int]) -> None:
+        # A dimension at a time over all events, not an event at a time over all dimensions: most of the work is
+        # then done by C loops.
+        viewed = [event.type == EventType.PAGEVIEW for event in events]
+        only_views = all(viewed)
+        for number, key_of in _EVENT_KEYS:
+            keys = [*map(key_of, events)]
+            visitors_of: defaultdict[str | None, list[int]] = defaultdict(list)
+            for key, visitor_no in zip(keys, visitor_nos, strict=True):
+                visitors_of[key].append(visitor_no)
+            views = None if only_views else Counter(compress(keys, viewed))
+            for key, visitors in visitors_of.items():
+                if key is None:
+                    continue
+                where = (number, hour, key)
+                counters = self._counters[where]
+                counters[0] += len(visitors)
+                counters[1] += len(visitors) if views is None else views[key]
+                if where in self._sets:
+                    self._sets[where] += visitors
+                else:
+                    self._sets[where] = visitors
+
+    def add_session(self, session: Session, sign: int = 1) -> None:
+        """Adds (sign 1) or takes back (sign -1) what a session contributes."""
+        for where, events, pageviews, sessions, bounces, duration_us, new_visitors in session_contributions(session):
+            counters = self._counters[where]
+            counters[2] += sign * sessions
+            counters[3] += sign * bounces
+            counters[4] += sign * duration_us
+            counters[5] += sign * new_visitors
+            if events:
+                counters[0] += sign * events
+                counters[1] += sign * pageviews
+                counts = self._counts[where]
+                counts[session.visitor_no] = counts.get(session.visitor_no, 0) + sign
 
     def rows(self) -> Iterator[tuple[BucketKey, list[int], bytes | None]]:
         """What is left to append; sums that came to nothing are left out."""
-        for where, (counters, visitors) in self._sums.items():
-            encoded = encode_counts(visitors) if is_counted(where[0]) else encode_set(visitors)
-            if any(counters) or (encoded and visitors):
-                yield where, counters, encoded if visitors else None
+        for where, counters in self._counters.items():
+            visitors = None
+            if where in self._sets:
+                visitors = encode_set(self._sets[where])
+            elif where in self._counts:
+                visitors = encode_counts(self._counts[where]) or None
+            if visitors is not None or any(counters):
+                yield where, counters, visitors

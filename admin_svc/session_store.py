@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 
+from admin_svc.arrays import unnest
 from admin_svc.sessionize import Session
 from common.dimensions import KEYED_EVENT_DIMENSIONS
 
@@ -47,7 +48,7 @@ _SELECT = ", ".join(f"s.{column}::text" if _TYPES.get(column) == "uuid" else f"s
 # one that starts last before it (which may reach into it).
 _AROUND = f"""
 SELECT {_SELECT}
-FROM unnest(%(visitor_nos)s::int[], %(session_ids)s::text[], %(froms)s::timestamptz[], %(tos)s::timestamptz[])
+FROM unnest(%(visitor_nos)b::int[], %(session_ids)b::text[], %(froms)b::timestamptz[], %(tos)b::timestamptz[])
   AS w (visitor_no, session_id, window_from, window_to)
 CROSS JOIN LATERAL (
     SELECT max(p.started_at) AS started_at FROM sessions p
@@ -61,7 +62,7 @@ JOIN sessions s ON s.site_id = %(site_id)s AND s.visitor_no = w.visitor_no AND s
 # Sessions by their names.
 _BY_IDENTITY = f"""
 SELECT {_SELECT}
-FROM unnest(%(visitor_nos)s::int[], %(session_ids)s::text[], %(starts)s::timestamptz[])
+FROM unnest(%(visitor_nos)b::int[], %(session_ids)b::text[], %(starts)b::timestamptz[])
   AS i (visitor_no, session_id, started_at)
 JOIN sessions s ON s.site_id = %(site_id)s AND s.visitor_no = i.visitor_no AND s.session_id = i.session_id
   AND s.started_at = i.started_at
@@ -70,7 +71,7 @@ JOIN sessions s ON s.site_id = %(site_id)s AND s.visitor_no = i.visitor_no AND s
 # Removes sessions that merged into others or start at another time now.
 _DELETE = """
 DELETE FROM sessions s
-USING unnest(%(visitor_nos)s::int[], %(session_ids)s::text[], %(starts)s::timestamptz[])
+USING unnest(%(visitor_nos)b::int[], %(session_ids)b::text[], %(starts)b::timestamptz[])
   AS i (visitor_no, session_id, started_at)
 WHERE s.site_id = %(site_id)s AND s.visitor_no = i.visitor_no AND s.session_id = i.session_id
   AND s.started_at = i.started_at
@@ -82,9 +83,8 @@ _CHANGING = tuple(column for column in _COLUMNS if column not in _IDENTITY)
 # Brings sessions up to date that start where they did.
 _UPDATE = f"""
 UPDATE sessions s
-SET {", ".join(f"{column} = u.{column}" for column in _CHANGING)}
-FROM unnest({", ".join(f"%({column})s::{_TYPES.get(column, 'text')}[]" for column in _COLUMNS)})
-  AS u ({", ".join(_COLUMNS)})
+SET {", ".join(f"{column} = u.{column}{'::uuid' if _TYPES.get(column) == 'uuid' else ''}" for column in _CHANGING)}
+FROM {unnest({column: _TYPES.get(column, "text") for column in _COLUMNS})} AS u ({", ".join(_COLUMNS)})
 WHERE s.site_id = %(site_id)s AND s.visitor_no = u.visitor_no AND s.session_id = u.session_id
   AND s.started_at = u.started_at
 """
@@ -110,17 +110,10 @@ class Window(NamedTuple):
 
 def sessions_around(connection: Connection, site_id: int, windows: Sequence[Window]) -> list[Session]:
     """The sessions that start in the windows, and of each stream the last one before its window."""
-    rows = connection.execute(
-        _AROUND,
-        {
-            "site_id": site_id,
-            "visitor_nos": [window.visitor_no for window in windows],
-            "session_ids": [window.session_id for window in windows],
-            "froms": [window.start for window in windows],
-            "tos": [window.end for window in windows],
-        },
-    )
-    return [_session(row) for row in rows]
+    visitor_nos, session_ids, froms, tos = map(list, zip(*windows, strict=True))
+    arrays = {"visitor_nos": visitor_nos, "session_ids": session_ids, "froms": froms, "tos": tos}
+    with connection.cursor(binary=True) as cursor:
+        return [_session(row) for row in cursor.execute(_AROUND, {"site_id": site_id, **arrays})]
 
 
 def sessions_named(connection: Connection, site_id: int, identities: Iterable[Identity]) -> list[Session]:

@@ -1,11 +1,11 @@
 """Events → sessions, whatever order the events come in. Pure.
 
-One event alone is a session; two sessions of a stream that are close enough merge. Merging is
+A run of events is a session; two sessions of a stream that are close enough merge. Merging is
 associative and commutative, so any order and any batching of the same events end in the same sessions.
 A stream is one visitor's events under one session id ("" where they have none).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -65,27 +65,42 @@ class Session(NamedTuple):
         return self.visitor_no, self.session_id, self.started_at
 
 
-def session_of(visitor_no: int, event: Event) -> Session:
-    """The session that the event makes alone."""
-    path = event.path
-    at, event_id = (event.occurred_at, event.event_id) if path is not None else (None, None)
+def runs(events: Sequence[Event], timeout: timedelta) -> list[list[Event]]:
+    """One stream's events, given by time and event id, cut where the gap between two is longer than the timeout."""
+    found: list[list[Event]] = []
+    before: datetime | None = None
+    for event in events:
+        at = event.occurred_at
+        if before is None or at - before > timeout:
+            found.append([event])
+        else:
+            found[-1].append(event)
+        before = at
+    return found
+
+
+def session_of(visitor_no: int, run: Sequence[Event]) -> Session:
+    """The session that a run makes alone."""
+    first, last = run[0], run[-1]
+    entry = first if first.path is not None else next((event for event in run if event.path is not None), None)
+    exit_ = last if last.path is not None else next((event for event in reversed(run) if event.path is not None), None)
     return Session(
         visitor_no,
-        event.session_id,
-        event.occurred_at,
-        event.event_id,
-        event.occurred_at,
-        1,
-        1 if event.type == EventType.PAGEVIEW else 0,
-        tuple([key(event) for key in _KEYS]),
-        at,
-        event_id,
-        path,
-        at,
-        event_id,
-        path,
+        first.session_id,
+        first.occurred_at,
+        first.event_id,
+        last.occurred_at,
+        len(run),
+        sum([event.type == EventType.PAGEVIEW for event in run]),
+        tuple([key(first) for key in _KEYS]),
+        *_page(entry),
+        *_page(exit_),
         False,
     )
+
+
+def _page(event: Event | None) -> tuple[datetime | None, str | None, str | None]:
+    return (None, None, None) if event is None else (event.occurred_at, event.event_id, event.path)
 
 
 def merge(a: Session, b: Session) -> Session:

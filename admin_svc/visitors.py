@@ -2,10 +2,12 @@
 
 import json
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import psycopg
 
+from admin_svc.arrays import unnest
 from admin_svc.sessionize import Event
 from admin_svc.visitor_numbers import VisitorNumbers
 from common.dimensions import EventType
@@ -22,7 +24,7 @@ SELECT {_LOCKED} FROM visitors WHERE site_id = %(site_id)s AND visitor_id = ANY(
 ORDER BY visitor_id FOR UPDATE
 """
 
-_ARRAYS = {
+_WRITTEN = {
     "visitor_no": "int",
     "first_seen_at": "timestamptz",
     "first_event_id": "uuid",
@@ -36,34 +38,29 @@ _ARRAYS = {
     "user_id": "text",
     "traits": "jsonb",
 }
-"""The columns a page writes, and their types."""
-_NAMES = ", ".join(_ARRAYS)
-_UNNEST = f"unnest({', '.join(f'%({name})s::{kind}[]' for name, kind in _ARRAYS.items())})"
+"""The columns a page writes, in the order of _row, and their types."""
+_NAMES = ", ".join(_WRITTEN)
 
-# Adds the visitors that are new; answers those that another lane did not add first.
-_INSERT = f"""
-INSERT INTO visitors (site_id, visitor_id, {_NAMES})
-SELECT %(site_id)s, v.*
-FROM unnest(%(visitor_id)s::text[], {_UNNEST.removeprefix("unnest(")} AS v (visitor_id, {_NAMES})
-ORDER BY v.visitor_id
-ON CONFLICT (site_id, visitor_id) DO NOTHING
-RETURNING visitor_id
-"""
+# Adds visitors.
+_COPY = f"COPY visitors (site_id, visitor_id, {_NAMES}) FROM STDIN"
 
 # Brings known visitors up to date. A touch that is NULL has not changed; who was not identified anew keeps user_id
-# and traits.
+# and traits. Arrays go in binary, and JSON as text: escaping it once more would cost more than all the rest.
 _UPDATE = f"""
 UPDATE visitors v
-SET first_seen_at = u.first_seen_at, first_event_id = u.first_event_id, first_session_id = u.first_session_id,
-    first_touch = coalesce(u.first_touch, v.first_touch),
-    last_seen_at = u.last_seen_at, last_event_id = u.last_event_id, last_touch = coalesce(u.last_touch, v.last_touch),
+SET first_seen_at = u.first_seen_at, first_event_id = u.first_event_id::uuid, first_session_id = u.first_session_id,
+    first_touch = coalesce(u.first_touch::jsonb, v.first_touch),
+    last_seen_at = u.last_seen_at, last_event_id = u.last_event_id::uuid,
+    last_touch = coalesce(u.last_touch::jsonb, v.last_touch),
     identified_at = coalesce(u.identified_at, v.identified_at),
-    identified_event_id = coalesce(u.identified_event_id, v.identified_event_id),
+    identified_event_id = coalesce(u.identified_event_id::uuid, v.identified_event_id),
     user_id = CASE WHEN u.identified_at IS NULL THEN v.user_id ELSE u.user_id END,
-    traits = CASE WHEN u.identified_at IS NULL THEN v.traits ELSE u.traits END
-FROM {_UNNEST} AS u ({_NAMES})
+    traits = CASE WHEN u.identified_at IS NULL THEN v.traits ELSE u.traits::jsonb END
+FROM {unnest(_WRITTEN)} AS u ({_NAMES})
 WHERE v.site_id = %(site_id)s AND v.visitor_no = u.visitor_no
 """
+
+_TRIES = 3
 
 _TOUCH = (
     "path",
@@ -78,6 +75,8 @@ _TOUCH = (
     "utm_campaign",
 )
 """What a touch keeps of its event."""
+_said = attrgetter(*_TOUCH)
+_to_json = json.JSONEncoder(ensure_ascii=False).encode
 
 
 class First(NamedTuple):
@@ -125,23 +124,11 @@ class _Changed(NamedTuple):
 
 
 def seen_in(events: list[Event]) -> dict[str, Seen]:
-    """What the events say of each of their visitors."""
-    found: dict[str, Seen] = {}
-    for event in events:
-        identify = event if event.type == EventType.IDENTIFY else None
-        before = found.get(event.visitor_id)
-        if before is None:
-            found[event.visitor_id] = Seen(event, event, identify)
-        else:
-            first, last, identified = before
-            if identify is None or (identified is not None and _place(identified) > _place(identify)):
-                identify = identified
-            found[event.visitor_id] = Seen(
-                event if _first(event) < _first(first) else first,
-                event if _place(event) > _place(last) else last,
-                identify,
-            )
-    return found
+    """What the events, given by time and event id, say of each of their visitors."""
+    firsts = {event.visitor_id: event for event in reversed(events)}
+    lasts = {event.visitor_id: event for event in events}
+    identifies = {event.visitor_id: event for event in events if event.type == EventType.IDENTIFY}
+    return {id_: Seen(first, lasts[id_], identifies.get(id_)) for id_, first in firsts.items()}
 
 
 def upsert_visitors(
@@ -149,32 +136,45 @@ def upsert_visitors(
 ) -> dict[str, Visitor]:
     """Locks, adds and updates the visitors that were seen, in the caller's transaction; by visitor id."""
     stored = _lock(connection, site_id, list(seen))
-    new = sorted(seen.keys() - stored.keys())
     visitors: dict[str, Visitor] = {}
-    if new:
-        given = dict(zip(new, numbers.take(site_id, len(new)), strict=True))
-        rows = _arrays([(given[id_], _merge(None, seen[id_])) for id_ in new])
-        added = {row[0] for row in connection.execute(_INSERT, {"site_id": site_id, "visitor_id": new, **rows})}
-        visitors = {id_: Visitor(given[id_], _first(seen[id_].first), None) for id_ in added}
-        if len(added) < len(new):
-            # Another lane brought them meanwhile, which happens only while the number of lanes changes.
-            stored |= _lock(connection, site_id, [id_ for id_ in new if id_ not in added])
+    for attempt in range(_TRIES):
+        new = sorted(seen.keys() - stored.keys())
+        given = dict(zip(new, numbers.take(site_id, len(new)), strict=True)) if new else {}
+        try:
+            with connection.transaction():  # a savepoint
+                _add(connection, site_id, given, seen)
+            visitors = {id_: Visitor(number, _first(seen[id_].first), None) for id_, number in given.items()}
+            break
+        except psycopg.errors.UniqueViolation:
+            if attempt == _TRIES - 1:
+                raise
+            # Another lane brought some of them meanwhile, which happens only while the number of lanes changes.
+            stored |= _lock(connection, site_id, new)
     if stored:
         merged = {id_: _merge(row, seen[id_]) for id_, row in stored.items()}
-        rows = _arrays([(row.visitor_no, merged[id_]) for id_, row in stored.items()])
-        connection.execute(_UPDATE, {"site_id": site_id, **rows})
+        rows = [_row(row.visitor_no, merged[id_]) for id_, row in stored.items()]
+        columns = dict(zip(_WRITTEN, map(list, zip(*rows, strict=True)), strict=True))
+        connection.execute(_UPDATE, {"site_id": site_id, **columns})
         for id_, row in stored.items():
             visitors[id_] = Visitor(row.visitor_no, merged[id_].first, row.first)
     return visitors
 
 
+def _add(connection: psycopg.Connection[Any], site_id: int, given: dict[str, int], seen: dict[str, Seen]) -> None:
+    if given:
+        with connection.cursor() as cursor, cursor.copy(_COPY) as copy:
+            for id_, number in given.items():
+                copy.write_row((site_id, id_, *_row(number, _merge(None, seen[id_]))))
+
+
 def _lock(connection: psycopg.Connection[Any], site_id: int, ids: list[str]) -> dict[str, _Stored]:
-    return {
-        id_: _Stored(no, First(seen_at, event_id, session_id), (last_at, last_id or ""), (at, by) if at else None)
-        for id_, no, seen_at, event_id, session_id, last_at, last_id, at, by in connection.execute(
-            _LOCK, {"site_id": site_id, "ids": ids}
-        )
-    }
+    with connection.cursor(binary=True) as cursor:
+        return {
+            id_: _Stored(no, First(seen_at, event_id, session_id), (last_at, last_id or ""), (at, by) if at else None)
+            for id_, no, seen_at, event_id, session_id, last_at, last_id, at, by in cursor.execute(
+                _LOCK, {"site_id": site_id, "ids": ids}
+            )
+        }
 
 
 def _merge(stored: _Stored | None, seen: Seen) -> _Changed:
@@ -202,28 +202,21 @@ def _place(event: Event) -> tuple[datetime, str]:
 
 
 def _touch(event: Event | None) -> str | None:
-    return event and _json({name: value for name in _TOUCH if (value := getattr(event, name)) is not None})
+    if event is None:
+        return None
+    return _to_json({name: value for name, value in zip(_TOUCH, _said(event), strict=True) if value is not None})
 
 
-def _json(value: dict[str, Any]) -> str:
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _arrays(rows: list[tuple[int, _Changed]]) -> dict[str, list[Any]]:
-    """The values of _ARRAYS, of each visitor number and what became of it."""
-    changed = [row[1] for row in rows]
-    identifies = [one.identify for one in changed]
-    return {
-        "visitor_no": [row[0] for row in rows],
-        "first_seen_at": [one.first.seen_at for one in changed],
-        "first_event_id": [one.first.event_id for one in changed],
-        "first_session_id": [one.first.session_id for one in changed],
-        "first_touch": [_touch(one.first_touch) for one in changed],
-        "last_seen_at": [one.last[0] for one in changed],
-        "last_event_id": [one.last[1] or None for one in changed],
-        "last_touch": [_touch(one.last_touch) for one in changed],
-        "identified_at": [event and event.occurred_at for event in identifies],
-        "identified_event_id": [event and event.event_id for event in identifies],
-        "user_id": [event and event.user_id for event in identifies],
-        "traits": [_json(event.traits) if event and event.traits else None for event in identifies],
-    }
+def _row(number: int, changed: _Changed) -> tuple[Any, ...]:
+    """The values of _WRITTEN."""
+    identify = changed.identify
+    return (
+        number,
+        *changed.first,
+        _touch(changed.first_touch),
+        changed.last[0],
+        changed.last[1] or None,
+        _touch(changed.last_touch),
+        *((identify.occurred_at, identify.event_id, identify.user_id) if identify is not None else (None,) * 3),
+        _to_json(identify.traits) if identify is not None and identify.traits else None,
+    )

@@ -9,6 +9,7 @@ dimension has only a sessions column. Tests hold the two rules against each othe
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
+from operator import attrgetter
 from typing import Protocol
 
 
@@ -79,14 +80,14 @@ EVENT = EventDimension(1, "event", _EVENT_SQL, _event_key)
 PAGE = EventDimension(
     2, "page", "CASE WHEN e.type = 1 THEN e.path END", lambda event: event.path if event.type == 1 else None
 )
-REFERRER = EventDimension(3, "referrer", "e.referrer", lambda event: event.referrer)
-UTM_SOURCE = EventDimension(4, "utm_source", "e.utm_source", lambda event: event.utm_source)
-UTM_MEDIUM = EventDimension(5, "utm_medium", "e.utm_medium", lambda event: event.utm_medium)
-UTM_CAMPAIGN = EventDimension(6, "utm_campaign", "e.utm_campaign", lambda event: event.utm_campaign)
-DEVICE = EventDimension(7, "device", "e.device", lambda event: event.device)
-BROWSER = EventDimension(8, "browser", "e.browser", lambda event: event.browser)
-OS = EventDimension(9, "os", "e.os", lambda event: event.os)
-COUNTRY = EventDimension(10, "country", "e.country", lambda event: event.country)
+REFERRER = EventDimension(3, "referrer", "e.referrer", attrgetter("referrer"))
+UTM_SOURCE = EventDimension(4, "utm_source", "e.utm_source", attrgetter("utm_source"))
+UTM_MEDIUM = EventDimension(5, "utm_medium", "e.utm_medium", attrgetter("utm_medium"))
+UTM_CAMPAIGN = EventDimension(6, "utm_campaign", "e.utm_campaign", attrgetter("utm_campaign"))
+DEVICE = EventDimension(7, "device", "e.device", attrgetter("device"))
+BROWSER = EventDimension(8, "browser", "e.browser", attrgetter("browser"))
+OS = EventDimension(9, "os", "e.os", attrgetter("os"))
+COUNTRY = EventDimension(10, "country", "e.country", attrgetter("country"))
 ENTRY_PAGE = SessionDimension(11, "entry_page")
 EXIT_PAGE = SessionDimension(12, "exit_page")
 

@@ -13,16 +13,24 @@ Roaring bitmaps: Lemire et al., "Roaring Bitmaps: Implementation of an Optimized
 
 import struct
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from pyroaring import BitMap
+
+_ONE = struct.Struct("<IIHHIH")
+"""A bitmap of one number: cookie, number of containers, high bits, cardinality − 1, offset, low bits."""
+_ONE_COOKIE, _ONE_OFFSET = 12346, 16
 
 _GROUP = struct.Struct("<iI")
 """Head of a group of visitors with one count: the count, and the bytes of the bitmap that follows."""
 
 
-def encode_set(visitors: Iterable[int]) -> bytes:
-    """A plain set of visitor numbers (0 to 2³²−1)."""
+def encode_set(visitors: Collection[int] | BitMap) -> bytes:
+    """A plain set of visitor numbers (0 to 2³²−1), which may be repeated."""
+    if len(visitors) == 1:
+        # Most deltas are of one visitor: as the library writes it, but ten times as fast.
+        [visitor] = visitors
+        return _ONE.pack(_ONE_COOKIE, 1, visitor >> 16, 0, _ONE_OFFSET, visitor & 0xFFFF)
     bitmap = BitMap(visitors)
     bitmap.run_optimize()
     return bitmap.serialize()

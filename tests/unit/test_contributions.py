@@ -1,18 +1,21 @@
 """What is taken back and given anew leaves the sums that starting anew would give."""
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from random import Random
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from admin_svc.contributions import Deltas, event_contributions, session_contributions
+from admin_svc.contributions import Deltas
 from admin_svc.sessionize import Event, Session, session_of, sessions_of_stream
+from common.dimensions import EVENT_DIMENSIONS
+from common.visitor_sets import encode_set
 from tests.unit.test_sessionize import TIMEOUT, Drawn, drawn_events, events_of
 
 Sums = dict[Any, tuple[list[int], dict[int, int]]]
 
+RULES = {dimension.number: dimension.key for dimension in EVENT_DIMENSIONS}
 streams = st.lists(drawn_events, min_size=1, max_size=3)
 
 
@@ -20,7 +23,7 @@ def sessions_of(events: list[tuple[int, Event]]) -> list[Session]:
     """The sessions of some visitors' events; each visitor's first is new."""
     found = []
     for visitor in sorted({number for number, _ in events}):
-        parts = [session_of(visitor, event) for number, event in events if number == visitor]
+        parts = [session_of(visitor, [event]) for number, event in events if number == visitor]
         first, *others = sessions_of_stream(parts, TIMEOUT)
         found += [first._replace(new_visitor=True), *others]
     return found
@@ -35,6 +38,12 @@ def _rows(deltas: Deltas) -> list[Any]:
     return [row for row in deltas.rows() if any(row[1]) or row[2]]
 
 
+def add_events(deltas: Deltas, events: list[tuple[int, Event]]) -> None:
+    """Adds visitors' events, by time as pages read them."""
+    ordered = sorted(events, key=lambda pair: pair[1].occurred_at)
+    deltas.add_events([event for _, event in ordered], [visitor for visitor, _ in ordered])
+
+
 def numbered(drawn: list[list[Drawn]]) -> list[tuple[int, Event]]:
     return [(visitor, event) for visitor, part in enumerate(drawn) for event in events_of(part)]
 
@@ -44,21 +53,19 @@ def test_pages_in_any_order_leave_the_sums_of_one_page(drawn: list[list[Drawn]],
     """After each page the sessions before it are taken back and those after it given."""
     events = numbered(drawn)
     at_once = Deltas()
-    for visitor, event in events:
-        at_once.add(event_contributions(event), visitor)
+    add_events(at_once, events)
     for session in sessions_of(events):
-        at_once.add(session_contributions(session), session.visitor_no)
+        at_once.add_session(session)
 
     dice.shuffle(events)
     in_pages, before = Deltas(), list[Session]()
     for page in range(pages):
-        for visitor, event in events[page::pages]:
-            in_pages.add(event_contributions(event), visitor)
+        add_events(in_pages, events[page::pages])
         after = sessions_of([one for earlier in range(page + 1) for one in events[earlier::pages]])
         for session in before:
-            in_pages.add(session_contributions(session), session.visitor_no, -1)
+            in_pages.add_session(session, -1)
         for session in after:
-            in_pages.add(session_contributions(session), session.visitor_no)
+            in_pages.add_session(session)
         before = after
     assert sums_of(in_pages) == sums_of(at_once)
 
@@ -68,23 +75,25 @@ def test_what_is_given_and_taken_back_leaves_no_row(drawn: list[Drawn]) -> None:
     """So that a session that did not change costs nothing."""
     deltas = Deltas()
     for session in sessions_of([(0, event) for event in events_of(drawn)]):
-        deltas.add(session_contributions(session), 0)
-        deltas.add(session_contributions(session), 0, -1)
+        deltas.add_session(session)
+        deltas.add_session(session, -1)
     assert list(deltas.rows()) == []
 
 
 @given(drawn_events)
 def test_an_event_counts_once_in_the_overview_and_at_most_once_in_any_dimension(drawn: list[Drawn]) -> None:
     for event in events_of(drawn):
-        contributions = event_contributions(event)
-        dimensions = [contribution.where[0] for contribution in contributions]
+        deltas = Deltas()
+        deltas.add_events([event], [5])
+        found = list(deltas.rows())
+        dimensions = [where[0] for where, _, _ in found]
         assert dimensions.count(0) == 1
         assert len(set(dimensions)) == len(dimensions)
-        for contribution in contributions:
-            _, hour, key = contribution.where
-            assert key is not None
-            assert hour <= event.occurred_at < hour + timedelta(hours=1)
-            assert hour == _whole(hour)
+        for (number, hour, key), counters, visitors in found:
+            assert counters == [1, int(event.type == 1), 0, 0, 0, 0]
+            assert visitors == encode_set([5])
+            assert key == RULES[number](event)
+            assert hour == _whole(event.occurred_at)
 
 
 def _whole(instant: datetime) -> datetime:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from admin_svc.sessionize import Event, Session, merge, session_of, sessions_of_stream
+from admin_svc.sessionize import Event, Session, merge, runs, session_of, sessions_of_stream
 from common.dimensions import KEYED_EVENT_DIMENSIONS
 
 TIMEOUT = timedelta(minutes=30)
@@ -90,7 +90,7 @@ def _plain_session(run: list[Event]) -> Session:
 
 
 def alone(events: list[Event]) -> list[Session]:
-    return [session_of(7, event) for event in events]
+    return [session_of(7, [event]) for event in events]
 
 
 @given(drawn_events, st.randoms(use_true_random=False))
@@ -98,6 +98,13 @@ def test_any_order_gives_the_plain_runs_between_gaps(drawn: list[Drawn], dice: R
     events = events_of(drawn)
     shuffled = dice.sample(events, len(events))
     assert sessions_of_stream(alone(shuffled), TIMEOUT) == plain_sessions(events)
+
+
+@given(drawn_events)
+def test_the_runs_of_sorted_events_are_their_sessions(drawn: list[Drawn]) -> None:
+    """So that a page's events of one stream need not be merged one by one."""
+    events = events_of(drawn)
+    assert [session_of(7, run) for run in runs(_sorted(events), TIMEOUT)] == plain_sessions(events)
 
 
 @given(drawn_events, st.lists(st.integers(0, 4), min_size=24, max_size=24))
@@ -137,7 +144,7 @@ def test_an_event_between_two_sessions_makes_them_one() -> None:
     early, late, between = events_of([(0, 0, 1, "/a", None), (12, 0, 1, "/c", None), (6, 0, 1, "/b", None)])
     apart = sessions_of_stream(alone([early, late]), TIMEOUT)
     assert [session.entry_page for session in apart] == ["/a", "/c"]
-    [joined] = sessions_of_stream([*apart, session_of(7, between)], TIMEOUT)
+    [joined] = sessions_of_stream([*apart, session_of(7, [between])], TIMEOUT)
     assert (joined.entry_page, joined.exit_page, joined.events) == ("/a", "/c", 3)
 
 

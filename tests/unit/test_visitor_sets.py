@@ -5,6 +5,7 @@ from random import Random
 
 from hypothesis import given
 from hypothesis import strategies as st
+from pyroaring import BitMap
 
 from common.visitor_sets import encode_counts, encode_set, positive_of_counts, union_of_sets
 
@@ -24,6 +25,11 @@ def test_the_union_of_rows_is_the_union_of_their_sets(rows: list[set[int]]) -> N
 @given(st.sets(visitor_numbers))
 def test_one_set_survives_its_bytes(visitors: set[int]) -> None:
     assert set(union_of_sets([encode_set(visitors)])) == visitors
+
+
+@given(visitor_numbers)
+def test_a_set_of_one_is_written_as_the_library_writes_it(visitor: int) -> None:
+    assert encode_set([visitor]) == BitMap([visitor]).serialize()
 
 
 @given(counts)

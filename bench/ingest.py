@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--callers", type=int, default=32)
     parser.add_argument("--events", type=int, default=50, help="events a call")
     options = parser.parse_args()
-    rng = random.Random(1)  # noqa: S311  # the same load every time
+    rng = random.Random(1)  # the same load every time
     site = Site(-1, "yardstick", "", ACTIVE, 0, None, None, None, None, 0, 1, [], [], [])
     batch_ids = itertools.count()
     ratios = []

@@ -1,0 +1,65 @@
+"""Sites with millions of events, made and loaded."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.dashboard import Span
+from bench.dataset import START, Shape, generate
+from bench.derive import derive
+from bench.loader import load, settle, without_indexes
+from bench.part import say
+from bench.stage import Stage
+
+EVENTS = 10_000_000
+SESSION_TIMEOUT_US = 30 * 60 * 1_000_000
+"""That of a site which sets none."""
+
+_ROUND = 1_000
+
+
+@dataclass(frozen=True)
+class BigSite:
+    """A loaded site and the DuckDB file with the same events."""
+
+    slug: str
+    site_id: int
+    write_key: str
+    shape: Shape
+    file: Path
+
+    @property
+    def span(self) -> Span:
+        """The whole days in which all its events lie."""
+        return START, self.shape.end
+
+
+def shape_at(scale: float, events: int = EVENTS) -> Shape:
+    """A fraction of so many events over the same hours and keys."""
+    return Shape(max(_ROUND, round(events * scale / _ROUND) * _ROUND))
+
+
+def load_sites(stage: Stage, shapes: dict[str, Shape]) -> list[BigSite]:
+    """Makes each site by its slug, with its indexes and statistics in order."""
+    made = [_generate(stage, slug, shape) for slug, shape in shapes.items()]
+    with without_indexes(stage.database_url):
+        for site in made:
+            load(site.file, stage.database_url, site.site_id)
+            say(f"{site.slug}: {site.shape.events:,} events loaded")
+    settle(stage.database_url)
+    say("indexes built")
+    return made
+
+
+def total_events(sites: Sequence[BigSite]) -> int:
+    """Of all of them."""
+    return sum(site.shape.events for site in sites)
+
+
+def _generate(stage: Stage, slug: str, shape: Shape) -> BigSite:
+    file = stage.folder / f"{slug}.duckdb"
+    generate(file, shape)
+    derive(file, session_timeout_us=SESSION_TIMEOUT_US)
+    say(f"{slug}: {shape.events:,} events made")
+    write_key = stage.create_site(slug)
+    return BigSite(slug, stage.site_id(slug), write_key, shape, file)

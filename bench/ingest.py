@@ -1,119 +1,119 @@
 """How many events a second one ingest process acknowledges, beside what one bare connection stores.
 
-    python -m bench.ingest [--seconds 10] [--callers 32] [--events 50]
+    python -m bench.ingest [--scale 0.1] [--json FILE]
 
-The yardstick runs the same two statements of the same shape on the same server and tables: the insert of
-the dedupe keys and the COPY of the events, 2,000 rows a transaction, rows made ready beforehand. Both are run
-in turns, because these figures mean something only beside each other.
+Every shape of load and the yardstick take turns for some rounds; the figures are medians.
 """
 
-import argparse
-import asyncio
 import itertools
-import os
 import random
 import statistics
-import tempfile
-import time
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
-import grpc
-import psycopg
-from footfall.admin.v1 import admin_pb2
 from footfall.ingest.v1 import ingest_pb2
 
 from bench.events import batch
-from cli.connection import Connection
-from cli.suite import running_suite
-from common.db import plain_url
-from common.sites import ACTIVE, Site
-from ingest_svc.wire import COPY_COLUMNS, Row, to_rows
+from bench.figures import Figure
+from bench.part import main, say
+from bench.senders import Sent, call_all, stream_all
+from bench.stage import Stage, open_stage, peak_memory
+from bench.yardstick import Yardstick
 
-YARDSTICK_ROWS = 2_000
-INGEST = "/footfall.ingest.v1.IngestService/IngestBatch"
+PART = "ingest"
+UNARY = 0.8
+STREAM = 1.0
+INGEST_MEGABYTES = 200.0
 
-_INSERT_KEYS = """
-INSERT INTO ingest_dedupes (site_id, dedupe_key, expires_at) SELECT %s, key, %s FROM unnest(%s::uuid[]) AS key
-ON CONFLICT (site_id, dedupe_key) DO NOTHING
-"""
-_COPY = f"COPY events ({', '.join(COPY_COLUMNS)}) FROM STDIN WITH (NULL '')"
+CALLERS = 32
+_STREAMS = 4
+_ROUNDS = 5
+_EVENTS = 50_000
+"""Of one turn."""
 
-
-async def load(connection: Connection, key: str, callers: int, requests: list[bytes]) -> tuple[float, list[float]]:
-    """Sends the requests from `callers` callers; returns the seconds it took and those of each call."""
-    latencies: list[float] = []
-    queue = iter(requests)
-    async with grpc.aio.insecure_channel(connection.ingest) as channel:
-        call = channel.unary_unary(INGEST, lambda data: data, ingest_pb2.IngestBatchResponse.FromString)
-        await call(b"", metadata=(("x-write-key", key),))
-
-        async def caller() -> None:
-            for request in queue:
-                began = time.perf_counter()
-                await call(request, metadata=(("x-write-key", key),))
-                latencies.append(time.perf_counter() - began)
-
-        began = time.perf_counter()
-        await asyncio.gather(*(caller() for _ in range(callers)))
-        return time.perf_counter() - began, latencies
+Send = Callable[[str, str, list[bytes], int], Sent]
 
 
-def yardstick(database_url: str, rows: list[Row], batch_ids: "itertools.count[int]") -> float:
-    """Stores the rows through one bare connection; returns the seconds it took."""
-    expires = datetime.now(UTC) + timedelta(days=1)
-    chunks = []
-    for start in range(0, len(rows), YARDSTICK_ROWS):
-        part, number = rows[start : start + YARDSTICK_ROWS], next(batch_ids)
-        lines = "".join(f"{row.times}\t{number}\t-1\t{ord_}\t{row.texts}\n" for ord_, row in enumerate(part))
-        keys = "{" + ",".join(sorted(row.dedupe_key or "" for row in part)) + "}"
-        chunks.append((keys, lines))
-    with psycopg.connect(plain_url(database_url)) as connection:
-        began = time.perf_counter()
-        for keys, lines in chunks:
-            connection.execute(_INSERT_KEYS, (-1, expires, keys))
-            with connection.cursor() as cursor, cursor.copy(_COPY) as copy:
-                copy.write(lines)
-            connection.commit()
-        return time.perf_counter() - began
+@dataclass
+class Shape:
+    """One way of sending."""
+
+    name: str
+    send: Send
+    senders: int
+    events_a_call: int
+    target: float | None = None
+    share: float = 1.0
+    """Of the events of a turn; small calls are slow."""
+    repeated: bool = False
+    """Whether half of the events were sent before."""
+    turns: list[Sent] = field(default_factory=list)
 
 
-def main() -> None:
-    """Prints the figures of each round and the median ratio."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--calls", type=int, default=2_000, help="calls a round")
-    parser.add_argument("--callers", type=int, default=32)
-    parser.add_argument("--events", type=int, default=50, help="events a call")
-    options = parser.parse_args()
-    rng = random.Random(1)  # the same load every time
-    site = Site(-1, "yardstick", "", ACTIVE, 0, None, None, None, None, 0, 1, [], [], [])
-    batch_ids = itertools.count()
-    ratios = []
-    folder = Path(tempfile.mkdtemp(prefix="footfall-bench-"))
-    folder.chmod(0o755)
-    environment = {**os.environ, "FOOTFALL_SCHEDULE": "off"}
-    with running_suite(folder, (0, 0, 0), environment) as connection:
-        with connection.open_admin() as admin:
-            key = admin.CreateSite(admin_pb2.CreateSiteRequest(slug="bench")).write_key
-        url = (folder / "footfall.json").read_text().split('"database_url": "')[1].split('"')[0]
-        for number in range(options.rounds):
-            requests = [batch(options.events, rng).SerializeToString() for _ in range(options.calls)]
-            seconds, latencies = asyncio.run(load(connection, key, options.callers, requests))
-            ingest_rate = options.calls * options.events / seconds
-            now = datetime.now(UTC)
-            rows = [row for _ in range(options.calls) for row in to_rows(batch(options.events, rng), site, now)[0]]
-            bare_rate = len(rows) / yardstick(url, rows, batch_ids)
-            ratios.append(ingest_rate / bare_rate)
-            cuts = statistics.quantiles(latencies, n=100)
-            print(
-                f"round {number + 1}: ingest {ingest_rate:>9,.0f} events/s   bare {bare_rate:>9,.0f} events/s   "
-                f"ratio {ratios[-1]:.2f}   per call p50 {cuts[49] * 1e3:.0f} p95 {cuts[94] * 1e3:.0f} "
-                f"p99 {cuts[98] * 1e3:.0f} ms",
-                flush=True,
-            )
-    print(f"median ratio {statistics.median(ratios):.2f}")
+def _shapes() -> list[Shape]:
+    return [
+        Shape("unary × 50", call_all, CALLERS, 50, UNARY),
+        Shape("stream × 500", stream_all, _STREAMS, 500, STREAM),
+        Shape("unary × 1", call_all, CALLERS, 1, share=0.05),
+        Shape("unary × 10", call_all, CALLERS, 10, share=0.4),
+        Shape("unary × 500", call_all, CALLERS, 500),
+        Shape("unary × 50, half duplicates", call_all, CALLERS, 50, repeated=True),
+    ]
+
+
+def measure(scale: float) -> list[Figure]:
+    """All shapes in turns with the yardstick, on a suite of its own."""
+    with open_stage() as stage:
+        return _measure(stage, round(_EVENTS * scale))
+
+
+def _measure(stage: Stage, events: int) -> list[Figure]:
+    rng = random.Random(1)
+    key = stage.create_site("ingest")
+    address = stage.connection.ingest
+    yardstick, shapes = Yardstick(stage.database_url), _shapes()
+    with peak_memory([stage.service_pid("ingest")]) as peaks:
+        for turn in range(_ROUNDS):
+            yardstick.run(events)
+            for shape in shapes:
+                calls = max(CALLERS, round(events * shape.share / shape.events_a_call))
+                requests = requests_of(calls, shape.events_a_call, rng, repeated=shape.repeated)
+                shape.turns.append(shape.send(address, key, requests, shape.senders))
+            say(f"ingest: round {turn + 1} of {_ROUNDS}, bare {yardstick.rates[-1]:,.0f} events/s")
+    figures = [Figure(PART, "bare loop", yardstick.rate, "events/s")]
+    for shape in shapes:
+        figures += _figures(shape, yardstick)
+    return [*figures, Figure(PART, "peak RSS of the ingest process", peaks[0], "MB", INGEST_MEGABYTES, at_least=False)]
+
+
+def requests_of(calls: int, events: int, rng: random.Random, *, repeated: bool = False) -> list[bytes]:
+    """Encoded batches; with `repeated` the second half of each was sent in the batch before it."""
+    if not repeated:
+        return [batch(events, rng).SerializeToString() for _ in range(calls)]
+    made = [batch(events // 2, rng) for _ in range(calls + 1)]
+    return [_joined(new, old).SerializeToString() for old, new in itertools.pairwise(made)]
+
+
+def _joined(new: ingest_pb2.IngestBatchRequest, old: ingest_pb2.IngestBatchRequest) -> ingest_pb2.IngestBatchRequest:
+    request = ingest_pb2.IngestBatchRequest()
+    request.CopyFrom(new)
+    request.events.extend(old.events)
+    return request
+
+
+def _figures(shape: Shape, yardstick: Yardstick) -> list[Figure]:
+    # Each turn beside the yardstick's of the same round.
+    ratios = [sent.rate / bare for sent, bare in zip(shape.turns, yardstick.rates, strict=True)]
+    rate = statistics.median(sent.rate for sent in shape.turns)
+    figures = [
+        Figure(PART, f"{shape.name}, over the bare loop", statistics.median(ratios), "×", shape.target),
+        Figure(PART, f"  {shape.name}", rate, "events/s"),
+    ]
+    for percent in (50, 95, 99):
+        value = statistics.median(sent.percentile(percent) for sent in shape.turns)
+        figures.append(Figure(PART, f"  {shape.name}, p{percent} of a call", value, "ms"))
+    return figures
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, measure)

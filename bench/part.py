@@ -9,7 +9,7 @@ from rich.console import Console
 
 from bench.figures import Figure, print_table, write_json
 
-_console = Console()
+_console = Console(width=max(120, Console().width))
 
 Part = Callable[[float], list[Figure]]
 """Measures at a fraction of full size. The targets are meant for 1."""

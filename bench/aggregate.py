@@ -50,12 +50,15 @@ def measure(scale: float) -> list[Figure]:
     ]
 
 
-def drain(connection: Connection, site: str) -> int:
-    """Aggregates page after page until nothing is due; returns how many events that were."""
+def drain(connection: Connection, site: str, page_events: int = 0) -> int:
+    """Aggregates page after page until nothing is due; returns how many events that were.
+
+    A page takes whole batches until it has `page_events`; 0 = as many as the service finds best.
+    """
     aggregated, has_more = 0, True
     with connection.open_admin() as admin:
         while has_more:
-            page = admin.AggregatePending(admin_pb2.AggregatePendingRequest(site=site))
+            page = admin.AggregatePending(admin_pb2.AggregatePendingRequest(site=site, limit=page_events))
             assert page.failed == 0, "an event failed"
             aggregated, has_more = aggregated + page.aggregated, page.has_more
     return aggregated

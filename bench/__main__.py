@@ -1,0 +1,27 @@
+"""All benchmarks, one after the other; those that need 10 M events share them.
+
+python -m bench [--scale 0.1] [--json FILE]
+"""
+
+from bench import aggregate, fold, growth, ingest, query, sustained
+from bench.big_site import load_sites, shape_at
+from bench.figures import Figure
+from bench.part import parse_options, report
+from bench.stage import open_stage
+
+
+def measure(scale: float) -> list[Figure]:
+    """Every part's figures."""
+    figures = []
+    for part in (ingest, aggregate, sustained, fold):
+        figures += part.measure(scale)
+    with open_stage() as stage:
+        [big] = load_sites(stage, {"big": shape_at(scale)})
+        figures += query.measure_site(stage, big)
+        figures += growth.measure_beside(stage, big, scale)
+    return figures
+
+
+if __name__ == "__main__":
+    options = parse_options(__doc__)
+    report(measure(options.scale), options)

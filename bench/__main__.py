@@ -3,15 +3,20 @@
 python -m bench [--scale 0.1] [--json FILE]
 """
 
+import time
+
 from bench import aggregate, fold, growth, ingest, query, sustained
 from bench.big_site import load_sites, shape_at
 from bench.figures import Figure
 from bench.part import parse_options, report
 from bench.stage import open_stage
 
+MINUTES = 15.0
+
 
 def measure(scale: float) -> list[Figure]:
-    """Every part's figures."""
+    """Every part's figures, and the time they took."""
+    began = time.monotonic()
     figures = []
     for part in (ingest, aggregate, sustained, fold):
         figures += part.measure(scale)
@@ -19,7 +24,8 @@ def measure(scale: float) -> list[Figure]:
         [big] = load_sites(stage, {"big": shape_at(scale)})
         figures += query.measure_site(stage, big)
         figures += growth.measure_beside(stage, big, scale)
-    return figures
+    minutes = (time.monotonic() - began) / 60
+    return [*figures, Figure("all", "time that all of this took", minutes, "min", MINUTES, at_least=False)]
 
 
 if __name__ == "__main__":

@@ -87,9 +87,12 @@ class Client:
             "timeseries": query_pb2.GetTimeseriesRequest(site=site, range=wanted, interval=hourly),
         }
         for name, dimension in TOPS.items():
-            top = query_pb2.GetTopRequest(site=site, range=wanted, dimension=dimension.number, limit=LIMIT)
-            self.requests[f"top {name}"] = top
-        specs = [query_pb2.TopSpec(dimension=dimension.number, limit=LIMIT) for dimension in TOPS.values()]
+            number = query_pb2.Dimension.ValueType(dimension.number)
+            self.requests[f"top {name}"] = query_pb2.GetTopRequest(
+                site=site, range=wanted, dimension=number, limit=LIMIT
+            )
+        numbers = [query_pb2.Dimension.ValueType(dimension.number) for dimension in TOPS.values()]
+        specs = [query_pb2.TopSpec(dimension=number, limit=LIMIT) for number in numbers]
         self._whole = query_pb2.GetDashboardRequest(site=site, range=wanted, interval=hourly, tops=specs)
 
     def ask(self, report: str) -> Any:

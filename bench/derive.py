@@ -7,7 +7,7 @@ A test holds the result against the product's own path. The events hold no IDENT
 from pathlib import Path
 
 from bench.dataset import open_dataset
-from common.dimensions import EVENT_DIMENSIONS, KEYED_EVENT_DIMENSIONS, SESSION_DIMENSIONS
+from common.dimensions import EVENT_DIMENSIONS, KEYED_EVENT_DIMENSIONS, SESSION_DIMENSIONS, Dimension
 
 # `n` counts the events by (occurred_at, event_id), so the smallest n is the first event. New visitors get
 # their numbers in the order in which they come, as aggregation would give them.
@@ -89,9 +89,8 @@ def derive(file: Path, *, session_timeout_us: int) -> None:
             )
         event_codes = [_code(dimension.number, dimension.sql) for dimension in EVENT_DIMENSIONS]
         connection.execute(_EVENT_FACTS.format(codes=", ".join(event_codes)))
-        session_codes = [
-            _code(dimension.number, dimension.column or "''") for dimension in (*EVENT_DIMENSIONS, *SESSION_DIMENSIONS)
-        ]
+        dimensions: tuple[Dimension, ...] = (*EVENT_DIMENSIONS, *SESSION_DIMENSIONS)
+        session_codes = [_code(dimension.number, dimension.column or "''") for dimension in dimensions]
         connection.execute(_SESSION_FACTS.format(codes=", ".join(session_codes)))
         connection.execute("DROP TABLE runs")
 

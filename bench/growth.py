@@ -101,7 +101,8 @@ def _fill(stage: Stage, big: BigSite, scale: float) -> list[BigSite]:
 def _ingest_by_turns(stage: Stage, big: BigSite, events: int) -> tuple[list[float], list[float]]:
     """Events a second of each turn: into the full tables, and into empty ones."""
     rng = random.Random(1)
-    many, empty = [], []
+    many: list[float] = []
+    empty: list[float] = []
     with ExitStack() as stack:
         empty_url, empty_key = _empty_database(stage)
         full_process, _ = stack.enter_context(stage.another("ingest"))
@@ -126,8 +127,8 @@ def _empty_database(stage: Stage) -> tuple[str, str]:
     url = sa.make_url(stage.database_url).set(database="footfall_empty").render_as_string(hide_password=False)
     migrate_schema(url)
     settings = {"FOOTFALL_DATABASE_URL": url, "FOOTFALL_ADMIN_KEY": stage.connection.admin_key}
-    with stage.another("admin", **settings) as (connection, _), connection.open_admin() as admin:
-        return url, admin.CreateSite(admin_pb2.CreateSiteRequest(slug="empty")).write_key
+    with stage.another("admin", **settings) as (process, _), process.open_admin() as admin:
+        return url, str(admin.CreateSite(admin_pb2.CreateSiteRequest(slug="empty")).write_key)
 
 
 if __name__ == "__main__":

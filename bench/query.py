@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import duckdb
@@ -52,7 +53,7 @@ def measure_site(stage: Stage, site: BigSite) -> list[Figure]:
     client = Client(stage.connection, site.slug, site.span)
     with peak_memory([stage.service_pid("query")]) as peaks:
         answered = client.read()
-        by_report = {report: _median(lambda report=report: client.ask(report), _ROUNDS) for report in REPORTS}
+        by_report = {report: _median(partial(client.ask, report), _ROUNDS) for report in REPORTS}
         whole = _median(client.ask_whole, _ROUNDS)
         odd = dashboard_seconds(Client(stage.connection, site.slug, odd_ends(site.span)))
     seven = dashboard_seconds(client)

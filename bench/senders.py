@@ -80,7 +80,7 @@ async def _call_all(address: str, key: str, requests: Sequence[bytes], callers: 
 
 async def _stream_all(address: str, key: str, requests: Sequence[bytes], streams: int) -> Sent:
     async with _open(address, key) as (channel, metadata):
-        call = channel.stream_stream(
+        call: Any = channel.stream_stream(
             f"{_SERVICE}IngestStream", lambda data: data, ingest_pb2.IngestStreamResponse.FromString
         )
         sent, queue = Sent(), iter(requests)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import psutil
+import psutil  # type: ignore[import-untyped]  # carries no type information
 import psycopg
 from footfall.admin.v1 import admin_pb2
 

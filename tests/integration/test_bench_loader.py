@@ -70,7 +70,7 @@ def twins(suite: Suite, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tw
     derive(file, session_timeout_us=30 * MINUTE)
     loaded, sent = FootfallSite(suite, "loaded"), FootfallSite(suite, "sent")
     with psycopg.connect(plain_url(suite.database_url), autocommit=True) as connection:
-        ids = dict(connection.execute("SELECT slug, site_id FROM sites").fetchall())
+        ids: dict[str, int] = dict(connection.execute("SELECT slug, site_id FROM sites").fetchall())
         site_ids = ids[loaded.slug], ids[sent.slug]
         load(file, plain_url(suite.database_url), site_ids[0])
         for request in requests_of(file):

@@ -20,7 +20,26 @@ from ingest_svc.wire import COPY_COLUMNS, Row, to_rows
 
 ROWS_A_TRANSACTION = 2_000
 _EVENTS_A_BATCH = 50
-_SITE = Site(-1, "yardstick", "", ACTIVE, 0, None, None, None, None, 0, 1, [], [], [])
+_SITE = Site(
+    site_id=-1,
+    slug="yardstick",
+    name="",
+    status=ACTIVE,
+    session_timeout_us=0,
+    retention_days=None,
+    raw_event_retention_days=None,
+    hourly_rollup_retention_days=None,
+    daily_rollup_retention_days=None,
+    dedupe_retention_us=0,
+    rollup_shard_count=1,
+    allowed_property_keys=[],
+    denied_property_keys=[],
+    allowed_origins=[],
+    raw_from=None,
+    hours_from=None,
+    days_from=None,
+)
+"""It exists only here: its rows are stored by nobody else, and nobody asks for them."""
 
 _INSERT_KEYS = """
 INSERT INTO ingest_dedupes (site_id, dedupe_key, expires_at) SELECT %s, key, %s FROM unnest(%s::uuid[]) AS key

@@ -40,9 +40,19 @@ SELECT {", ".join(f"{_OWN.get(column, column)} AS {column}" for column in COPY_C
 FROM events WHERE n >= $first_n AND n < $end_n
 """
 
-_VISITORS = """
+_TOUCH = "path, referrer, source, device, browser, os, country, utm_source, utm_medium, utm_campaign"
+
+
+def _touch(event: str) -> str:
+    """What an event says of where its visitor came from, as JSON; a merge into nothing leaves out what is absent."""
+    parts = ", ".join(f"'{name}': {event}.{name}" for name in _TOUCH.split(", "))
+    return f"json_merge_patch('{{}}', to_json({{{parts}}}))"
+
+
+_VISITORS = f"""
 SELECT first.occurred_at AS first_seen_at, last.occurred_at AS last_seen_at, $site_id AS site_id, v.visitor_no,
-       first.event_id AS first_event_id, v.visitor_id, coalesce(first.session_id, '') AS first_session_id
+       first.event_id AS first_event_id, v.visitor_id, coalesce(first.session_id, '') AS first_session_id,
+       last.event_id AS last_event_id, {_touch("first")} AS first_touch, {_touch("last")} AS last_touch
 FROM visitors v JOIN events first ON first.n = v.first_n JOIN events last ON last.n = v.last_n ORDER BY v.visitor_no
 """
 

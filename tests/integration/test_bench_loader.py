@@ -31,6 +31,9 @@ SPANS = [(BEGIN, END), (BEGIN + 31 * MINUTE + 1, END - 5 * HOUR - 7), (BEGIN + 7
 # What the product's own path has folded, and what it has not.
 _SHARDS = "SELECT shard > 0, interval, count(*) FROM rollup_shards WHERE site_id = %s GROUP BY 1, 2 ORDER BY 1, 2"
 
+# What the visitors' first and last events say.
+_TOUCHES = "SELECT visitor_id, last_event_id, first_touch, last_touch FROM visitors WHERE site_id = %s ORDER BY 1"
+
 
 class Twins(NamedTuple):
     """One set of events twice: put there by the loader, and sent, aggregated and folded."""
@@ -89,8 +92,9 @@ def test_tables_are_equal(twins: Twins) -> None:
     assert loaded.sessions == sent.sessions
     assert loaded.hours == sent.hours
     assert loaded.days == sent.days
-    of_loaded, of_sent = (twins.connection.execute(_SHARDS, (site_id,)).fetchall() for site_id in twins.site_ids)
-    assert of_loaded == of_sent
+    for query in (_SHARDS, _TOUCHES):
+        of_loaded, of_sent = (twins.connection.execute(query, (site_id,)).fetchall() for site_id in twins.site_ids)
+        assert of_loaded == of_sent
 
 
 @pytest.mark.parametrize("span", SPANS)

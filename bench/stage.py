@@ -37,9 +37,11 @@ class Stage:
     database_url: str
     environment: Mapping[str, str] = field(repr=False)
 
-    def create_site(self, slug: str, *, lanes: int = 1) -> str:
-        """Makes a site that keeps everything; returns its write key."""
-        settings = admin_pb2.SiteSettings(retention_days=36_500, rollup_shard_count=lanes)
+    def create_site(self, slug: str, *, lanes: int = 1, days: int = 36_500) -> str:
+        """Makes a site that keeps everything for so many days; returns its write key."""
+        settings = admin_pb2.SiteSettings(
+            retention_days=days, daily_rollup_retention_days=days, rollup_shard_count=lanes
+        )
         with self.connection.open_admin() as admin:
             made = admin.CreateSite(admin_pb2.CreateSiteRequest(slug=slug, settings=settings))
         return str(made.write_key)

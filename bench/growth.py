@@ -36,7 +36,7 @@ _SMALLER = {"one-tenth": EVENTS // 10, "three-tenths": EVENTS * 3 // 10}
 _MANY_EVENTS = 2 * EVENTS
 _FILLER = -2
 """A site that does not exist; its events only fill the table."""
-_ROUNDS = 5
+_ROUNDS = 4
 _EVENTS_A_TURN = 50_000
 _EVENTS_A_CALL = 50
 

@@ -27,7 +27,7 @@ INGEST_MEGABYTES = 200.0
 
 CALLERS = 32
 _STREAMS = 4
-_ROUNDS = 5
+_ROUNDS = 3
 _EVENTS = 50_000
 """Of one turn."""
 

@@ -30,7 +30,7 @@ LAG_SECONDS = 2.0
 _SECONDS = 60.0
 _SEARCH_SECONDS = 8.0
 _SEARCH_LAG_SECONDS = 1.0
-_SEARCHES = 5
+_SEARCHES = 4
 _STEP = 1.3
 _CAUTION = 0.9
 """What is confirmed is a little less than what a short run bore."""

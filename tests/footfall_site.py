@@ -23,6 +23,7 @@ from tests.recount import (
     Recount,
     Scalar,
     SessionRow,
+    VisitorRow,
 )
 
 if TYPE_CHECKING:
@@ -84,6 +85,26 @@ def session_row_of(message: query_pb2.Session) -> SessionRow:
         end=end,
         context=tuple(getattr(message.context, name) for name in CONTEXT_FIELDS),
         **{name: getattr(message, name) for name in (*names, "entry_page", "exit_page", "referrer")},
+    )
+
+
+def visitor_row_of(message: query_pb2.Visitor) -> VisitorRow:
+    return VisitorRow(
+        visitor_id=message.visitor_id,
+        user_id=message.user_id,
+        traits=MessageToDict(message.traits),
+        first_seen=message.first_seen_at.ToMicroseconds(),
+        last_seen=message.last_seen_at.ToMicroseconds(),
+        first_touch=_touch_of(message.first_touch),
+        last_touch=_touch_of(message.last_touch),
+    )
+
+
+def _touch_of(message: query_pb2.Touch) -> tuple[str, ...]:
+    return (
+        message.path,
+        message.referrer,
+        *(getattr(message.context, name) for name in ("source", *CONTEXT_FIELDS)),
     )
 
 
@@ -170,6 +191,14 @@ class FootfallSite:
         pages = walk(request, lambda page: self.query.ListSessions(page, metadata=self.as_admin))
         return [session_row_of(session) for page in pages for session in page.sessions]
 
+    def visitors(self, span: tuple[int, int] | None = None, page_size: int = 0) -> list[VisitorRow]:
+        """Every visitor of the list, page by page."""
+        request = query_pb2.ListVisitorsRequest(
+            site=self.slug, range=time_range(*span) if span else None, page_size=page_size
+        )
+        pages = walk(request, lambda page: self.query.ListVisitors(page, metadata=self.as_admin))
+        return [visitor_row_of(visitor) for page in pages for visitor in page.visitors]
+
     def compare(self, recount: Recount, start: int, end: int) -> Iterator[tuple[str, object, object]]:
         """(query, counted, answered) of every report and list over one range."""
         yield "overview", recount.overview(start, end), self.overview(start, end)
@@ -184,6 +213,13 @@ class FootfallSite:
             "order of sessions",
             sorted((row.start for row in sessions), reverse=True),
             [row.start for row in sessions],
+        )
+        visitors = self.visitors((start, end))
+        yield "visitors", sorted(recount.visitor_rows(start, end)), sorted(visitors)
+        yield (
+            "order of visitors",
+            sorted((row.first_seen for row in visitors), reverse=True),
+            [row.first_seen for row in visitors],
         )
         stored = [replace(event, name=event.name.strip()) for event in recount.events(start, end)]
         yield "events", stored, sorted(events, key=lambda event: event.order)

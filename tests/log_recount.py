@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from uuid import UUID
 
 from tests.recount import RawEvent
 
@@ -46,7 +47,7 @@ def pageviews(lines: Iterable[str]) -> Iterator[RawEvent]:
             continue
         time = datetime.strptime(match["time"], "%d/%b/%Y:%H:%M:%S %z")
         yield RawEvent(
-            event_id=f"line {number:06}",
+            event_id=str(UUID(int=number)),
             type="pageview",
             occurred_at=(time - epoch) // timedelta(microseconds=1),
             visitor_id=f"{match['address']} {match['user_agent']}",

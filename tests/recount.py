@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
+from hashlib import blake2b
 from itertools import pairwise
 from typing import NamedTuple
 from uuid import UUID
@@ -21,6 +22,14 @@ SECOND = 1_000_000
 MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
 DAY = 24 * HOUR
+
+
+def stored_id(event_id: str) -> UUID:
+    """What an event id becomes: a UUID written as UUIDs are is itself, any other text a hash of its own."""
+    digits = event_id.replace("-", "").lower()
+    if len(digits) == 32 and set(digits) <= set("0123456789abcdef") and event_id.lower() == str(UUID(digits)):
+        return UUID(digits)
+    return UUID(bytes=blake2b(event_id.encode(), digest_size=16, person=b"event id").digest())
 
 
 @dataclass(frozen=True)
@@ -51,11 +60,7 @@ class RawEvent:
     @property
     def order(self) -> tuple[int, bytes]:
         """Where the event stands among all others: by time, of one instant by its id."""
-        try:
-            tie = UUID(self.event_id).bytes
-        except ValueError:
-            tie = self.event_id.encode()
-        return self.occurred_at, tie
+        return self.occurred_at, stored_id(self.event_id).bytes
 
 
 @dataclass(frozen=True)
@@ -138,6 +143,20 @@ class SessionRow(NamedTuple):
     """Of its first event: device, browser, os, country, utm_source, utm_medium, utm_campaign."""
 
 
+class VisitorRow(NamedTuple):
+    """One line of a list of visitors."""
+
+    visitor_id: str
+    user_id: str
+    traits: Mapping[str, Scalar]
+    """The properties of its latest IDENTIFY."""
+    first_seen: int
+    last_seen: int
+    first_touch: tuple[str, ...]
+    """What its earliest event says under TOUCH_FIELDS; the next, its latest."""
+    last_touch: tuple[str, ...]
+
+
 def event_key(event: RawEvent) -> str:
     """What DIMENSION_EVENT calls the event."""
     return event.name.strip() if event.type == "track" else event.type
@@ -154,6 +173,7 @@ def key_of_event(dimension: str, event: RawEvent) -> str:
 
 
 CONTEXT_FIELDS = ("device", "browser", "os", "country", "utm_source", "utm_medium", "utm_campaign")
+TOUCH_FIELDS = ("path", "referrer", "source", *CONTEXT_FIELDS)
 SESSION_DIMENSIONS = ("entry_page", "exit_page")
 DIMENSIONS = ("event", "page", "referrer", *CONTEXT_FIELDS, *SESSION_DIMENSIONS)
 
@@ -279,4 +299,23 @@ class Recount:
                 context=tuple(getattr(session.first, name) for name in CONTEXT_FIELDS),
             )
             for session in self.sessions(start, end)
+        ]
+
+    def visitor_rows(self, start: int, end: int) -> list[VisitorRow]:
+        """The visitors who were first seen in the range, in no particular order."""
+        events_of: dict[str, list[RawEvent]] = {}
+        for event in self.all_events:
+            events_of.setdefault(event.visitor_id, []).append(event)
+        return [
+            VisitorRow(
+                visitor_id=visitor_id,
+                user_id=self.users.get(visitor_id, ""),
+                traits=next((dict(one.properties) for one in reversed(events) if one.type == "identify"), {}),
+                first_seen=events[0].occurred_at,
+                last_seen=events[-1].occurred_at,
+                first_touch=tuple(getattr(events[0], name) for name in TOUCH_FIELDS),
+                last_touch=tuple(getattr(events[-1], name) for name in TOUCH_FIELDS),
+            )
+            for visitor_id, events in events_of.items()
+            if start <= events[0].occurred_at < end
         ]

@@ -85,3 +85,4 @@ def queries(site: FootfallSite) -> Iterator[tuple[Callable[..., object], Any]]:
     )
     yield site.query.ListEvents, query_pb2.ListEventsRequest(**common)
     yield site.query.ListSessions, query_pb2.ListSessionsRequest(**common)
+    yield site.query.ListVisitors, query_pb2.ListVisitorsRequest(**common)

@@ -245,8 +245,10 @@ def test_raw_events_come_in_the_recorded_pages(basic: FootfallSite) -> None:
 def test_pages_of_any_size_hold_every_row_once(stream: FootfallSite, page_size: int) -> None:
     assert stream.events(page_size=page_size) == stream.events()
     assert stream.session_rows(page_size=page_size) == stream.session_rows()
+    assert stream.visitors(page_size=page_size) == stream.visitors()
     assert len(stream.events()) == 640
     assert len(stream.session_rows()) == 66
+    assert len(stream.visitors()) == len({event.visitor_id for event in recount_of(STREAM_BATCHES).all_events})
 
 
 def test_the_pages_of_a_list_hold_every_row_once_while_rows_arrive(suite: "Suite") -> None:

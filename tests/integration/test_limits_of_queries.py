@@ -13,6 +13,7 @@ from tests.refusals import batch, event, invalid, queries, refusal_of
 if TYPE_CHECKING:
     from tests.suite import Suite
 
+LISTS = {"ListEvents": "events", "ListSessions": "sessions", "ListVisitors": "visitors"}
 LIFE = time_range(0, 4_000_000_000_000_000)
 
 
@@ -66,6 +67,7 @@ def test_an_unknown_site_is_not_found_by_any_query(site: FootfallSite) -> None:
         ("GetPropertyBreakdown", "limit", -1),
         ("ListEvents", "page_size", -1),
         ("ListSessions", "page_size", -1),
+        ("ListVisitors", "page_size", -1),
         ("GetTop", "dimension", 0),
         ("GetTop", "dimension", 99),
         ("GetTop", "order_by", 99),
@@ -101,23 +103,23 @@ def test_a_page_token_goes_only_with_the_request_that_gave_it(suite: "Suite", fr
     for target in (fresh, other):
         target.send(batch(*(event(visitor_id=f"v{number}") for number in range(3))))
         target.aggregate()
-    for name in ("ListEvents", "ListSessions"):
+    for name in LISTS:
         request_of = getattr(query_pb2, f"{name}Request")
         call = getattr(fresh.query, name)
         good = request_of(site=fresh.slug, range=LIFE, page_size=1)
         token = call(good, metadata=fresh.as_admin).next_page_token
         good.page_token = token
         assert call(good, metadata=fresh.as_admin).next_page_token
-        foreign = "ListSessions" if name == "ListEvents" else "ListEvents"
         wrong = [
             (call, request_of(site=other.slug, range=LIFE, page_token=token)),
             (call, request_of(site=fresh.slug, page_token=token)),
             (call, request_of(site=fresh.slug, range=time_range(1, 2), page_token=token)),
-            (
-                getattr(fresh.query, foreign),
-                getattr(query_pb2, f"{foreign}Request")(site=fresh.slug, range=LIFE, page_token=token),
-            ),
         ]
+        for foreign in LISTS.keys() - {name}:
+            foreign_request = getattr(query_pb2, f"{foreign}Request")
+            wrong.append(
+                (getattr(fresh.query, foreign), foreign_request(site=fresh.slug, range=LIFE, page_token=token))
+            )
         for position in range(0, len(token) - 1, 7):
             forged = token[:position] + ("A" if token[position] != "A" else "B") + token[position + 1 :]
             wrong.append((call, request_of(site=fresh.slug, range=LIFE, page_token=forged)))
@@ -136,7 +138,7 @@ def test_a_list_is_cut_to_its_default_and_to_1000_rows(fresh: FootfallSite) -> N
     assert [len(fresh.top("page", *span, limit=limit)) for limit in (0, 11, 1000, 2**31 - 1)] == [
         10, 11, 1000, 1000,
     ]  # fmt: skip
-    for name, rows in (("ListEvents", "events"), ("ListSessions", "sessions")):
+    for name, rows in LISTS.items():
         for page_size, length in ((0, 100), (1000, 1000), (2**31 - 1, 1000)):
             request = getattr(query_pb2, f"{name}Request")(site=fresh.slug, page_size=page_size)
             page = getattr(fresh.query, name)(request, metadata=fresh.as_admin)

@@ -18,7 +18,7 @@ from admin_svc.aggregate import Aggregator
 from tests.footfall_site import EVENT_TYPES, FootfallSite, time_range
 from tests.property.streams import Aggregate, Ask, ChangeLanes, Fold, Rebuild, Send, Step, Stream, whole
 from tests.property.tables import Tables, counted, stored
-from tests.recount import CONTEXT_FIELDS, DAY, SECOND, RawEvent, Recount
+from tests.recount import CONTEXT_FIELDS, DAY, SECOND, RawEvent, Recount, stored_id
 from tests.suite import Suite
 
 LATER = datetime(2100, 1, 1, tzinfo=UTC)
@@ -58,8 +58,8 @@ class PlayedSite:
 
     @staticmethod
     def by_id(events: Sequence[RawEvent]) -> dict[UUID, RawEvent]:
-        """The events by their ids, which capitals do not tell apart."""
-        return {UUID(event.event_id): event for event in events}
+        """The events by what their ids are stored as."""
+        return {stored_id(event.event_id): event for event in events}
 
     def do(self, step: Step) -> None:
         """One step of a history, whichever site it names."""

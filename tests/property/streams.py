@@ -101,6 +101,12 @@ def event_id(number: int) -> str:
     return text.upper() if number % 3 == 1 else text
 
 
+def any_id(number: int) -> str:
+    """An id as senders make them: a UUID, or what only looks like one, or any text. No two numbers share one."""
+    uuid = event_id(number)
+    return (uuid, uuid, f"order {number}", uuid.replace("-", ""), f"{{{uuid}}}", f"Größe/{number}")[number % 6]
+
+
 @dataclass(frozen=True)
 class Cast:
     """What one stream is made of. Each stream draws its own: with few visitors, sessions and steps events meet in
@@ -133,7 +139,7 @@ def events_of(draw: st.DrawFn, cast: Cast, number: int, at: int) -> RawEvent:
     """One event of the cast."""
     kind = draw(st.sampled_from(cast.kinds))
     return RawEvent(
-        event_id=event_id(number),
+        event_id=any_id(number),
         type=kind,
         occurred_at=at,
         visitor_id=draw(st.sampled_from(cast.visitors)),
@@ -142,6 +148,7 @@ def events_of(draw: st.DrawFn, cast: Cast, number: int, at: int) -> RawEvent:
         user_id=draw(st.sampled_from(("u1", "", "u2"))),
         path=draw(paths),
         referrer=draw(texts),
+        source=draw(texts),
         device=draw(texts),
         country=draw(st.sampled_from(("", "NP"))),
         utm_source=draw(texts),

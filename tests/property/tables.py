@@ -5,12 +5,22 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
-from uuid import UUID
 
 import psycopg
 from pyroaring import BitMap
 
-from tests.recount import CONTEXT_FIELDS, DAY, DIMENSIONS, HOUR, SESSION_DIMENSIONS, RawEvent, Recount, key_of_event
+from tests.recount import (
+    CONTEXT_FIELDS,
+    DAY,
+    DIMENSIONS,
+    HOUR,
+    SESSION_DIMENSIONS,
+    TOUCH_FIELDS,
+    RawEvent,
+    Recount,
+    key_of_event,
+    stored_id,
+)
 
 NUMBERS = {
     "overview": 0,
@@ -97,9 +107,9 @@ def counted(recount: Recount) -> Tables:
             len(session.events),
             session.pageviews,
             session.new_visitor,
-            UUID(first.event_id),
+            stored_id(first.event_id),
             *(key_of_event(name, first) for name in KEYS),
-            *((one.occurred_at, UUID(one.event_id), one.path) if one else (None, None, "") for one in (entry, exit_)),
+            *(_place(one) for one in (entry, exit_)),
         )
     return Tables(_visitors(recount.all_events), {k: _flat(v) for k, v in sessions.items()}, hours.rows(), days.rows())
 
@@ -111,15 +121,26 @@ def _visitors(events: list[RawEvent]) -> dict[str, tuple[Any, ...]]:
         identify = next((event for event in reversed(own) if event.type == "identify"), None)
         found[visitor] = (
             own[0].occurred_at,
-            UUID(own[0].event_id),
+            stored_id(own[0].event_id),
             own[0].session_id,
+            _touch(own[0]),
             own[-1].occurred_at,
+            stored_id(own[-1].event_id),
+            _touch(own[-1]),
             identify and identify.occurred_at,
-            identify and UUID(identify.event_id),
+            identify and stored_id(identify.event_id),
             identify.user_id if identify else "",
             (identify.properties or None) if identify else None,
         )
     return found
+
+
+def _place(event: RawEvent | None) -> tuple[Any, ...]:
+    return (event.occurred_at, stored_id(event.event_id), event.path) if event else (None, None, "")
+
+
+def _touch(event: RawEvent) -> dict[str, str]:
+    return {name: text for name in TOUCH_FIELDS if (text := getattr(event, name))}
 
 
 def _flat(values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -135,8 +156,9 @@ def stored(connection: psycopg.Connection[Any], site_id: int) -> Tables:
         connection.execute("SELECT visitor_no, visitor_id FROM visitors WHERE site_id = %s", (site_id,)).fetchall()
     )
     visitors = connection.execute(
-        "SELECT visitor_id, first_seen_at, first_event_id, first_session_id, last_seen_at, identified_at, "
-        "identified_event_id, coalesce(user_id, ''), traits FROM visitors WHERE site_id = %s",
+        "SELECT visitor_id, first_seen_at, first_event_id, first_session_id, first_touch, last_seen_at, "
+        "last_event_id, last_touch, identified_at, identified_event_id, coalesce(user_id, ''), traits "
+        "FROM visitors WHERE site_id = %s",
         (site_id,),
     )
     keys = ", ".join(f"coalesce({name}, '')" for name in KEYS)

@@ -22,11 +22,12 @@ def event(
     path: str = "",
     user: str = "",
     stream: str = "",
+    id_: str = "",
 ) -> RawEvent:
     """An event of one visitor, so long after a midnight."""
     at = AT + minutes * MINUTE + micros
     name = "buy" if kind == "track" else ""
-    return RawEvent(event_id(number), kind, at, "ann", name=name, path=path, user_id=user, session_id=stream)
+    return RawEvent(id_ or event_id(number), kind, at, "ann", name=name, path=path, user_id=user, session_id=stream)
 
 
 STORIES = {
@@ -64,6 +65,13 @@ STORIES = {
         event(3, 65, stream="s1", path="/a"),
         event(2, 65, stream="s2", path="/b"),
         event(1, -70, path="/c"),
+    ],
+    "of ids that are no UUIDs the hash tells which is the earlier, not the text": [
+        event(0, 0, path=f"/{text}", id_=text) for text in ("a", "B", "2", "Größe")
+    ],
+    "what only looks like a UUID is a text": [
+        event(0, 0, path=f"/{number}", id_=shape.format(event_id(number)), user=f"u{number}", kind="identify")
+        for number, shape in enumerate(("{}", "{{{}}}", "urn:uuid:{}", " {}", "{} "))
     ],
     "a session that moves to the day before leaves nothing in the old one": [event(1, 10, path="/"), event(2, -10)],
 }

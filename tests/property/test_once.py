@@ -16,7 +16,7 @@ from ingest_svc.wire import to_rows
 from tests.property import examples
 from tests.property.driver import Hands, PlayedSite, duration, request_of
 from tests.property.streams import Stream, streams, whole
-from tests.recount import HOUR, MINUTE, RawEvent
+from tests.recount import HOUR, MINUTE, RawEvent, stored_id
 
 RETENTION = HOUR
 START = datetime(2024, 5, 1, tzinfo=UTC)
@@ -25,7 +25,7 @@ START = datetime(2024, 5, 1, tzinfo=UTC)
 def key_of(event: RawEvent) -> str:
     """What makes two events one: the id, or without one what happened to whom, when and where."""
     if event.event_id:
-        return event.event_id.lower()
+        return str(stored_id(event.event_id))
     parts = (event.visitor_id, event.session_id, event.occurred_at, event.type, event.name.strip(), event.path)
     return json.dumps([*parts, dict(event.properties)], sort_keys=True)
 

@@ -157,7 +157,7 @@ rebuilds = sa.Table(
     sa.Column("site_id", sa.Integer, primary_key=True, autoincrement=False),
     # Names this rebuild in page tokens.
     _required("number", sa.BigInteger),
-    # 1 = queueing events again, 2 = clearing derived rows, 3 = counting again
+    # 1 = queueing events again, 2 = clearing derived rows, 3 = counting again, 4 = done
     _required("phase", sa.SmallInteger),
     # What began before stays as it is, because raw events of then may have gone; NULL = everything is made again.
     sa.Column("horizon", _time),

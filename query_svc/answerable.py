@@ -32,8 +32,13 @@ class Answerable(NamedTuple):
 
 
 def floors_of(site: Site) -> Floors:
-    """From when on the site's data is whole."""
-    return Floors(*(floor or _NEVER for floor in (site.raw_from, site.hours_from, site.days_from)))
+    """From when on the site's data is whole. Raw events are counted from a whole hour on: where a part of an hour has
+    gone, no event in the rest of it does not mean that there was none."""
+    return Floors(
+        ceil_hour(site.raw_from) if site.raw_from else _NEVER,
+        ceil_hour(site.hours_from) if site.hours_from else _NEVER,
+        ceil_day(site.days_from) if site.days_from else _NEVER,
+    )
 
 
 def answerable(starts: Sequence[datetime], end: datetime, floors: Floors) -> Answerable:
@@ -41,11 +46,13 @@ def answerable(starts: Sequence[datetime], end: datetime, floors: Floors) -> Ans
     bounds = [*starts, end]
     if starts[0] >= max(floors):
         return Answerable([*starts], end, True)
-    moved: list[datetime] = []
-    for bound in bounds:
-        moved.append(_moved(bound, moved[-1] if moved else None, floors, last=bound is end))
     bottom = min(floors)
-    kept = sorted({max(bound, bottom) for bound in moved})
+    moved: list[datetime] = []
+    for number, bound in enumerate(bounds):
+        # What lies before every floor is left out first: nothing has to move because of it.
+        before = moved[-1] if moved else None
+        moved.append(_moved(max(bound, bottom), before, floors, last=number == len(starts)))
+    kept = sorted(set(moved))
     if len(kept) == 1:
         return Answerable([end], end, False)
     return Answerable(kept[:-1], kept[-1], kept == bounds)

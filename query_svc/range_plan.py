@@ -18,7 +18,10 @@ class Piece(NamedTuple):
 
 
 class Floors(NamedTuple):
-    """From when on raw events with sessions, hour rows and day rows are whole; before, they may be gone."""
+    """From when on raw events with sessions, hour rows and day rows are whole; before, they may be gone.
+
+    Raw events and hour rows from a whole hour, day rows from a whole day.
+    """
 
     raw: datetime
     hours: datetime
@@ -45,17 +48,16 @@ def plan_range(bucket_starts: Sequence[datetime], end: datetime, floors: Floors 
     The bounds must be ones that `floors` leave answerable (see query_svc/answerable.py).
     """
     plan = RangePlan([], [], [])
-    days_from, hours_from = _ceil_floor(floors.days, DAY), _ceil_floor(floors.hours, HOUR)
     ends = (*bucket_starts[1:], end)
     for bucket, (start, stop) in enumerate(zip(bucket_starts, ends, strict=True)):
-        first_day, last_day = max(ceil_day(start), days_from), floor_day(stop)
+        first_day, last_day = max(ceil_day(start), floors.days), floor_day(stop)
         if first_day < last_day:
             plan.days.append(Piece(bucket, first_day, last_day))
             parts = [(start, first_day), (last_day, stop)]
         else:
             parts = [(start, stop)]
         for part in parts:
-            _add_hours(plan, bucket, *part, hours_from)
+            _add_hours(plan, bucket, *part, floors.hours)
     return plan
 
 
@@ -97,7 +99,3 @@ def _floor(instant: datetime, unit: timedelta) -> datetime:
 
 def _ceil(instant: datetime, unit: timedelta) -> datetime:
     return instant + (_ORIGIN - instant) % unit
-
-
-def _ceil_floor(floor: datetime, unit: timedelta) -> datetime:
-    return floor if floor == NOTHING_GONE.raw else _ceil(floor, unit)

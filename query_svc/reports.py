@@ -194,6 +194,8 @@ def _planned(connection: Connection, site: Site, starts: Sequence[datetime], end
     a range ending "now" does not scan the running hour."""
     floors = floors_of(site)
     found = answerable(starts, end, floors)
+    if found.empty:
+        return _Planned(found, RangePlan([], [], []))
     (first, *inner), end = found.starts, found.end
     if floor_hour(first) >= floors.hours and not _any_event(connection, site, floor_hour(first), first):
         first = floor_hour(first)

@@ -1,0 +1,135 @@
+"""Where old data has gone, a range is answered from what is left: never from what may have gone, never of less."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+
+from common.sites import ACTIVE, Site
+from query_svc.answerable import answerable, floors_of
+from query_svc.range_plan import NOTHING_GONE, Floors, plan_range
+
+ORIGIN = datetime(2024, 2, 28, tzinfo=UTC)
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+DAYS = 4
+
+hours = st.one_of(st.integers(0, DAYS * 24), st.integers(0, DAYS).map(lambda n: n * 24)).map(
+    lambda n: ORIGIN + n * HOUR
+)
+days = st.integers(0, DAYS).map(lambda n: ORIGIN + n * DAY)
+never = st.just(NOTHING_GONE.raw)
+floors = st.builds(Floors, st.one_of(hours, never), st.one_of(hours, never), st.one_of(days, never))
+# On, beside and between whole hours and days.
+instants = st.builds(
+    lambda hour, beside: hour + timedelta(minutes=beside, microseconds=beside % 3),
+    hours,
+    st.sampled_from((0, 0, 0, 1, -1, 30, 45)),
+)
+bounds = st.sets(instants, min_size=2, max_size=8).map(sorted)
+many = settings(max_examples=300)
+
+
+def readable(start: datetime, end: datetime, gone: Floors) -> bool:
+    """Whether what is left tells of [start, end): hour by hour, from raw events, an hour row or a day row."""
+    hour = start - (start - ORIGIN) % HOUR
+    while hour < end:
+        first, last, day = max(start, hour), min(end, hour + HOUR), hour - (hour - ORIGIN) % DAY
+        by_raw = first >= gone.raw
+        by_hour = last - first == HOUR and hour >= gone.hours
+        by_day = start <= day and day + DAY <= end and day >= gone.days
+        if not (by_raw or by_hour or by_day):
+            return False
+        hour += HOUR
+    return True
+
+
+def all_readable(cuts: Sequence[datetime], gone: Floors) -> bool:
+    """Whether what is left tells of every bucket between two cuts."""
+    return all(readable(start, end, gone) for start, end in pairwise(cuts))
+
+
+@many
+@given(bounds, floors)
+def test_only_data_that_is_there_is_read(cuts: list[datetime], gone: Floors) -> None:
+    """Day rows, hour rows and raw events each from their floor on, together the whole effective range, once."""
+    found = answerable(cuts[:-1], cuts[-1], gone)
+    assume(not found.empty)
+    plan = plan_range(found.starts, found.end, gone)
+    for pieces, floor in ((plan.days, gone.days), (plan.hours, gone.hours), (plan.edges, gone.raw)):
+        assert all(piece.start >= floor for piece in pieces)
+    read = sorted((piece.start, piece.end) for pieces in plan for piece in pieces)
+    assert [start for start, _ in read] == [found.starts[0], *(end for _, end in read[:-1])]
+    assert read[-1][1] == found.end
+    cut = [*found.starts, found.end]
+    assert all(cut[n] <= start < end <= cut[n + 1] for pieces in plan for n, start, end in pieces)
+
+
+@many
+@given(bounds, floors)
+def test_a_range_is_exact_when_and_only_when_its_data_is_there(cuts: list[datetime], gone: Floors) -> None:
+    """Then the buckets are those asked for; otherwise some bound is another, and it says so."""
+    found = answerable(cuts[:-1], cuts[-1], gone)
+    assert found.exact == all_readable(cuts, gone) == ([*found.starts, found.end] == cuts)
+
+
+@many
+@given(bounds, floors)
+# Found: of a range before everything that is left, the answer was of the day after.
+@example([ORIGIN, ORIGIN + HOUR], Floors(ORIGIN + HOUR, ORIGIN + HOUR, ORIGIN + DAY))
+def test_the_answer_is_of_no_less_than_was_asked(cuts: list[datetime], gone: Floors) -> None:
+    """It holds the range but for what lies before every floor; when nothing is left it is of nothing."""
+    found = answerable(cuts[:-1], cuts[-1], gone)
+    bottom = min(gone)
+    assert found.empty == (cuts[-1] <= bottom)
+    if not found.empty:
+        assert found.starts[0] <= max(cuts[0], bottom)
+        assert found.starts[0] >= bottom
+        assert found.end >= cuts[-1]
+    assert [*found.starts, found.end] == sorted({*found.starts, found.end}) or found.empty
+
+
+@many
+@given(bounds, floors)
+# Found: the end moved because of data before the start of what is left.
+@example([ORIGIN + 3 * HOUR, ORIGIN + 9 * HOUR], Floors(ORIGIN + 4 * DAY, ORIGIN + 7 * HOUR, ORIGIN + DAY))
+def test_a_bound_moves_no_further_than_its_data_asks(cuts: list[datetime], gone: Floors) -> None:
+    """An end of the range that moved could not stay, and one that moved to a day could not stay at its hour."""
+    start, end = cuts[0], cuts[-1]
+    found = answerable([start], end, gone)
+    assume(not found.empty)
+    start = max(start, min(gone))
+    if found.starts[0] != start:
+        assert start - found.starts[0] < DAY
+        assert not readable(start, found.end, gone)
+        whole = start - (start - ORIGIN) % HOUR
+        assert found.starts[0] == whole or not readable(whole, found.end, gone)
+    if found.end != end:
+        assert found.end - end < DAY
+        assert not readable(found.starts[0], end, gone)
+        whole = end + (ORIGIN - end) % HOUR
+        assert found.end == whole or not readable(found.starts[0], whole, gone)
+
+
+@many
+@given(bounds, floors)
+def test_a_range_has_the_same_ends_however_it_is_cut(cuts: list[datetime], gone: Floors) -> None:
+    """So that the buckets of a dashboard are of the range of its overview; every bound is one asked for, or the
+    start of its hour or day."""
+    cut, whole = answerable(cuts[:-1], cuts[-1], gone), answerable(cuts[:1], cuts[-1], gone)
+    assert (cut.starts[0], cut.end, cut.empty) == (whole.starts[0], whole.end, whole.empty)
+    asked = {*cuts, *(one - (one - ORIGIN) % unit for one in cuts for unit in (HOUR, DAY)), min(gone)}
+    assert set(cut.starts[1:]) <= asked
+
+
+@given(st.builds(lambda hour, minutes: hour + timedelta(minutes=minutes), hours, st.integers(0, 59)))
+def test_a_floor_inside_an_hour_or_a_day_counts_from_the_next_whole_one(at: datetime) -> None:
+    """A part of an hour is not the hour: nobody must take what is left of it for all of it."""
+    site = Site(1, "s", "", ACTIVE, 0, None, None, None, None, 0, 1, [], [], [], at, at, at)
+    found = floors_of(site)
+    assert found.raw - at < HOUR
+    assert found.days - at < DAY
+    assert found.raw == found.hours >= at
+    assert found.days >= at
+    assert (found.raw - ORIGIN) % HOUR == (found.days - ORIGIN) % DAY == timedelta()

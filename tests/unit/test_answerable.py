@@ -1,8 +1,6 @@
 """Where old data has gone, a range is answered from what is left: never from what may have gone, never of less."""
 
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
 
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
@@ -10,9 +8,9 @@ from hypothesis import strategies as st
 from common.sites import ACTIVE, Site
 from query_svc.answerable import answerable, floors_of
 from query_svc.range_plan import NOTHING_GONE, Floors, plan_range
+from tests.retention import DAY, HOUR, all_readable, readable
 
 ORIGIN = datetime(2024, 2, 28, tzinfo=UTC)
-HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 DAYS = 4
 
 hours = st.one_of(st.integers(0, DAYS * 24), st.integers(0, DAYS).map(lambda n: n * 24)).map(
@@ -29,25 +27,6 @@ instants = st.builds(
 )
 bounds = st.sets(instants, min_size=2, max_size=8).map(sorted)
 many = settings(max_examples=300)
-
-
-def readable(start: datetime, end: datetime, gone: Floors) -> bool:
-    """Whether what is left tells of [start, end): hour by hour, from raw events, an hour row or a day row."""
-    hour = start - (start - ORIGIN) % HOUR
-    while hour < end:
-        first, last, day = max(start, hour), min(end, hour + HOUR), hour - (hour - ORIGIN) % DAY
-        by_raw = first >= gone.raw
-        by_hour = last - first == HOUR and hour >= gone.hours
-        by_day = start <= day and day + DAY <= end and day >= gone.days
-        if not (by_raw or by_hour or by_day):
-            return False
-        hour += HOUR
-    return True
-
-
-def all_readable(cuts: Sequence[datetime], gone: Floors) -> bool:
-    """Whether what is left tells of every bucket between two cuts."""
-    return all(readable(start, end, gone) for start, end in pairwise(cuts))
 
 
 @many

@@ -30,7 +30,7 @@ from common.db import HOUR, DatabaseFault
 
 _log = logging.getLogger(__name__)
 
-DEFAULT_LIMIT = 5_000
+DEFAULT_LIMIT = 10_000
 MAX_LIMIT = 50_000
 
 # The events of the claimed parts of batches.

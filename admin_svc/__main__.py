@@ -1,6 +1,7 @@
 """`python -m admin_svc`: one admin process, configured by FOOTFALL_* variables."""
 
 import asyncio
+import gc
 
 from footfall.admin.v1 import admin_pb2_grpc
 
@@ -54,6 +55,9 @@ async def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
+    # A page makes some 100,000 short-lived tuples and no cycles: looking for cycles took a fifth of its time.
+    gc.freeze()
+    gc.set_threshold(200_000, 20, 20)
     settings = Settings.from_environment()
     configure_logging(settings)
     asyncio.run(main(settings))

@@ -3,19 +3,23 @@
     python -m bench.aggregate [--scale 0.1] [--json FILE]
 
 The workers are admin processes that are asked for page after page by AggregatePending, so that nothing but
-aggregation is measured. The yardstick, the bare loop that stores events, takes turns with them.
+aggregation is measured. One worker, two workers and the yardstick, the bare loop that stores events, take turns, a
+sixth of the backlog each.
 """
 
+import math
+import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 
 from footfall.admin.v1 import admin_pb2
 
 from bench.backlog import make_backlog, send_backlog
 from bench.figures import Figure
 from bench.part import main, say
-from bench.stage import Stage, open_stage, peak_memory
+from bench.stage import open_stage, peak_memory
 from bench.yardstick import Yardstick
 from cli.connection import Connection
 
@@ -25,59 +29,79 @@ TWO_WORKERS = 1.5
 WORKER_MEGABYTES = 400.0
 
 EVENTS = 300_000
-_YARDSTICK_EVENTS = 100_000
+_YARDSTICK_EVENTS = 40_000
+_SLICES = 6
 _LANES = 4
 
 
 def measure(scale: float) -> list[Figure]:
-    """One worker, then two, on a suite of its own."""
-    with open_stage() as stage:
-        requests = make_backlog(round(EVENTS * scale))
+    """One worker and two, a slice of the backlog each in turn, on a suite of its own."""
+    slices = [_Slices("one-worker", workers=1, lanes=1), _Slices("two-workers", workers=2, lanes=_LANES)]
+    events = round(EVENTS * scale)
+    with open_stage() as stage, ExitStack() as stack:
+        requests = make_backlog(events)
+        for each in slices:
+            sent = send_backlog(stage, stage.create_site(each.site, lanes=each.lanes), requests)
+            assert sent == events, f"{sent} of {events} events were accepted"
+            each.processes = [stack.enter_context(stage.another("admin")) for _ in range(each.workers)]
+        pids = [pid for each in slices for _, pid in each.processes]
+        peaks = stack.enter_context(peak_memory(pids))
         yardstick = Yardstick(stage.database_url)
-        yardstick.run(round(_YARDSTICK_EVENTS * scale))
-        one, memory_of_one = _drain(stage, "one-worker", requests, workers=1, lanes=1)
-        yardstick.run(round(_YARDSTICK_EVENTS * scale))
-        two, memory_of_two = _drain(stage, "two-workers", requests, workers=2, lanes=_LANES)
-        yardstick.run(round(_YARDSTICK_EVENTS * scale))
-    peak = max(memory_of_one, memory_of_two)
+        while slices[0].drained < events or slices[1].drained < events:
+            yardstick.run(round(_YARDSTICK_EVENTS * scale))
+            for each in slices:
+                each.run(events // _SLICES)
+            say("aggregate: " + ", ".join(f"{each.site} {each.drained:,}" for each in slices) + " events")
+    one, two = slices
+    ratio = statistics.median(rate / bare for rate, bare in zip(one.rates, yardstick.rates, strict=False))
+    gain = statistics.median(of_two / of_one for of_two, of_one in zip(two.rates, one.rates, strict=False))
     return [
-        Figure(PART, "one worker, over the bare loop", one / yardstick.rate, "×", ONE_WORKER),
-        Figure(PART, "two workers and 4 lanes, over one worker", two / one, "×", TWO_WORKERS),
-        Figure(PART, "one worker", one, "events/s"),
-        Figure(PART, "two workers and 4 lanes", two, "events/s"),
+        Figure(PART, "one worker, over the bare loop", ratio, "×", ONE_WORKER),
+        Figure(PART, "two workers and 4 lanes, over one worker", gain, "×", TWO_WORKERS),
+        Figure(PART, "one worker", statistics.median(one.rates), "events/s"),
+        Figure(PART, "two workers and 4 lanes", statistics.median(two.rates), "events/s"),
         Figure(PART, "bare loop", yardstick.rate, "events/s"),
-        Figure(PART, "peak RSS of a worker", peak, "MB", WORKER_MEGABYTES, at_least=False),
+        Figure(PART, "peak RSS of a worker", max(peaks), "MB", WORKER_MEGABYTES, at_least=False),
     ]
 
 
-def drain(connection: Connection, site: str, page_events: int = 0) -> int:
-    """Aggregates page after page until nothing is due; returns how many events that were.
+def drain(connection: Connection, site: str, page_events: int = 0, at_least: float = math.inf) -> int:
+    """Aggregates page after page until nothing is due or `at_least` events are done; returns how many that were.
 
     A page takes whole batches until it has `page_events`; 0 = as many as the service finds best.
     """
     aggregated, has_more = 0, True
     with connection.open_admin() as admin:
-        while has_more:
+        while has_more and aggregated < at_least:
             page = admin.AggregatePending(admin_pb2.AggregatePendingRequest(site=site, limit=page_events))
             assert page.failed == 0, "an event failed"
             aggregated, has_more = aggregated + page.aggregated, page.has_more
     return aggregated
 
 
-def _drain(stage: Stage, site: str, requests: list[bytes], *, workers: int, lanes: int) -> tuple[float, float]:
-    """Events a second, and the largest worker's memory in MB."""
-    sent = send_backlog(stage, stage.create_site(site, lanes=lanes), requests)
-    with ExitStack() as stack:
-        # Every worker anew, so that none has the memory of an earlier run.
-        processes = [stack.enter_context(stage.another("admin")) for _ in range(workers)]
-        peaks = stack.enter_context(peak_memory([pid for _, pid in processes]))
-        pool = stack.enter_context(ThreadPoolExecutor(workers))
-        began = time.perf_counter()
-        drained = sum(pool.map(lambda process: drain(process[0], site), processes))
-        seconds = time.perf_counter() - began
-    assert drained == sent, f"{drained} of {sent} events were aggregated"
-    say(f"aggregate: {drained:,} events by {workers} worker(s) in {seconds:.1f} s")
-    return drained / seconds, max(peaks)
+@dataclass
+class _Slices:
+    """A site's backlog, drained a slice at a time."""
+
+    site: str
+    workers: int
+    lanes: int
+    processes: list[tuple[Connection, int]] = field(default_factory=list)
+    drained: int = 0
+    rates: list[float] = field(default_factory=list)
+    """Events a second of each slice."""
+
+    def run(self, events: int) -> None:
+        """Drains about so many events, or what is left."""
+        with ThreadPoolExecutor(self.workers) as pool:
+            began = time.perf_counter()
+            share = events / self.workers
+            done = sum(pool.map(lambda process: drain(process[0], self.site, 0, share), self.processes))
+            seconds = time.perf_counter() - began
+        self.drained += done
+        # The rest of a backlog is too little to tell a rate by.
+        if done >= events / 2:
+            self.rates.append(done / seconds)
 
 
 if __name__ == "__main__":

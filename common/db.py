@@ -42,7 +42,10 @@ class Database:
         options = (
             f"-c timezone=UTC -c statement_timeout={statement_timeout_ms} "
             # Nobody waits for ever for a row that a frozen process holds, and nobody holds one for ever.
-            f"-c lock_timeout={lock_timeout_ms} -c idle_in_transaction_session_timeout={IDLE_TIMEOUT_MS}"
+            f"-c lock_timeout={lock_timeout_ms} -c idle_in_transaction_session_timeout={IDLE_TIMEOUT_MS} "
+            # No statement here is long enough to win back what starting workers or compiling costs, and the planner
+            # takes a parallel scan of a whole table for cheaper than the index it has for every report.
+            "-c max_parallel_workers_per_gather=0 -c jit=off"
         )
         self.engine = sa.create_engine(
             _driver_url(url),

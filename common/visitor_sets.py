@@ -20,6 +20,11 @@ from pyroaring import BitMap
 _ONE = struct.Struct("<IIHHIH")
 """A bitmap of one number: cookie, number of containers, high bits, cardinality − 1, offset, low bits."""
 _ONE_COOKIE, _ONE_OFFSET = 12346, 16
+_RUNS_COOKIE = 12347
+_U32 = struct.Struct("<I")
+
+HEAD_BYTES = 1_000
+"""Enough for 16 million visitor numbers, and a small part of a large set."""
 
 _GROUP = struct.Struct("<iI")
 """Head of a group of visitors with one count: the count, and the bytes of the bitmap that follows."""
@@ -34,6 +39,24 @@ def encode_set(visitors: Collection[int] | BitMap) -> bytes:
     bitmap = BitMap(visitors)
     bitmap.run_optimize()
     return bitmap.serialize()
+
+
+def cardinality_of(head: bytes) -> int | None:
+    """How many visitors a plain set holds, told from its first HEAD_BYTES; None if it needs more of them.
+
+    The head of a serialised Roaring bitmap names the cardinality of each of its containers: see "Roaring bitmap
+    format specification", RoaringFormatSpec.
+    """
+    (cookie,) = _U32.unpack_from(head)
+    if cookie & 0xFFFF == _RUNS_COOKIE:
+        containers = (cookie >> 16) + 1
+        start = _U32.size + (containers + 7) // 8
+    else:
+        (containers,) = _U32.unpack_from(head, _U32.size)
+        start = 2 * _U32.size
+    end = start + 4 * containers
+    # Of each container: the high bits its numbers share, and its cardinality less 1.
+    return None if end > len(head) else sum(struct.unpack(f"<{2 * containers}H", head[start:end])[1::2]) + containers
 
 
 def union_of_sets(rows: Iterable[bytes]) -> BitMap:

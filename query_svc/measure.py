@@ -1,16 +1,18 @@
 """Counters and distinct visitors of buckets and keys, read in one snapshot."""
 
-from collections import defaultdict
-from collections.abc import Iterable
+from bisect import bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import psycopg
 from pyroaring import BitMap
 
 from common.dimensions import OVERVIEW, Dimension, EventDimension
-from common.visitor_sets import positive_of_counts, union_of_sets
+from common.visitor_sets import HEAD_BYTES, cardinality_of, positive_of_counts, union_of_sets
 from query_svc import sources
-from query_svc.range_plan import RangePlan
+from query_svc.range_plan import Piece, RangePlan
 
 Connection = psycopg.Connection[Any]
 
@@ -31,50 +33,124 @@ NOTHING = Counters(0, 0, 0, 0, 0, 0)
 
 def measure_buckets(connection: Connection, site_id: int, plan: RangePlan) -> dict[int, tuple[Counters, int]]:
     """Counters and distinct visitors of each bucket of the plan that is not empty, by its number."""
-    parameters = sources.parameters(site_id, OVERVIEW, plan)
-    rows = connection.execute(sources.counters_per_bucket(OVERVIEW), parameters)
-    counters = {n: Counters(*sums) for n, *sums in rows}
-    visitors = _visitors(connection, OVERVIEW, plan, parameters, by_key=False, some_keys=False)
-    return {n: (sums, visitors.get(n, 0)) for n, sums in counters.items()}
+    sums: defaultdict[int, list[int]] = defaultdict(lambda: [0] * len(NOTHING))
+    rows: Counter[int] = Counter()
+    if plan.days or plan.hours:
+        bucket_at = _finder(plan)
+        for _, at, *counters in _binary(connection, sources.rollup_counters, site_id, plan):
+            bucket = bucket_at(at)
+            rows[bucket] += 1
+            sums[bucket] = [one + other for one, other in zip(sums[bucket], counters, strict=True)]
+    edges = {piece.bucket for piece in plan.edges}
+    if edges:
+        parameters = sources.parameters(site_id, OVERVIEW, plan)
+        for bucket, *counters in connection.execute(sources.edge_counters(OVERVIEW), parameters):
+            sums[bucket] = [one + other for one, other in zip(sums[bucket], counters, strict=True)]
+    # A bucket of one row has as many visitors as that row's set; the others' sets have to be united.
+    alone = {bucket for bucket, count in rows.items() if count == 1} - edges
+    visitors = _cardinalities(connection, site_id, _only(plan, alone))
+    visitors |= _bucket_visitors(connection, site_id, _only(plan, sums.keys() - visitors.keys()))
+    return {bucket: (Counters(*counters), visitors.get(bucket, 0)) for bucket, counters in sums.items()}
 
 
 def measure_keys(
     connection: Connection, site_id: int, dimension: Dimension, plan: RangePlan, order: str | None, limit: int
 ) -> list[tuple[str, Counters, int]]:
     """Key, counters and distinct visitors: the first `limit` keys by `order` (see sources), or all without one."""
+    if not any(plan):
+        return []
     parameters = {**sources.parameters(site_id, dimension, plan), "limit": limit}
-    rows = connection.execute(sources.counters_per_key(dimension, order), parameters)
+    rows = connection.execute(sources.counters_per_key(dimension, plan, order), parameters)
     counters = [(key, Counters(*sums)) for key, *sums in rows]
+    some_keys = order is not None
     parameters["keys"] = [key for key, _ in counters]
-    visitors = _visitors(connection, dimension, plan, parameters, by_key=True, some_keys=order is not None)
-    return [(key, sums, visitors.get(key, 0)) for key, sums in counters]
-
-
-def _visitors(
-    connection: Connection,
-    dimension: Dimension,
-    plan: RangePlan,
-    parameters: dict[str, Any],
-    *,
-    by_key: bool,
-    some_keys: bool,
-) -> dict[Any, int]:
-    """Distinct visitors per key or per bucket."""
-    group = 1 if by_key else 0
-    sets: defaultdict[Any, list[bytes]] = defaultdict(list)
-    loose: defaultdict[Any, list[int]] = defaultdict(list)
+    sets: defaultdict[str, list[bytes]] = defaultdict(list)
+    loose: defaultdict[str, list[int]] = defaultdict(list)
     if plan.days or plan.hours:
         with connection.cursor(binary=True) as cursor:
-            for row in cursor.execute(sources.visitor_rows(dimension, some_keys=some_keys), parameters):
-                sets[row[group]].append(row[2])
+            statement = sources.visitor_rows(plan, some_keys=some_keys)
+            for _, key, _, visitors in cursor.execute(statement, parameters):
+                sets[key].append(visitors)
     if plan.edges:
-        for row in connection.execute(sources.edge_visitors(dimension, some_keys=some_keys), parameters):
-            loose[row[group]].append(row[2])
+        for _, key, visitor in connection.execute(sources.edge_visitors(dimension, some_keys=some_keys), parameters):
+            loose[key].append(visitor)
+    return [(key, sums, _count(dimension, sets.get(key, ()), loose.get(key, ()))) for key, sums in counters]
+
+
+def _cardinalities(connection: Connection, site_id: int, plan: RangePlan) -> dict[int, int]:
+    """Visitors of buckets of one row each; a set too large to tell by its head is left out."""
+    if not any(plan):
+        return {}
+    bucket_at = _finder(plan)
+    found = {piece.bucket: 0 for pieces in plan for piece in pieces}
+    for _, _, at, head in _binary(connection, _heads, site_id, plan):
+        count = cardinality_of(head)
+        if count is None:
+            del found[bucket_at(at)]
+        else:
+            found[bucket_at(at)] = count
+    return found
+
+
+def _bucket_visitors(connection: Connection, site_id: int, plan: RangePlan) -> dict[int, int]:
+    """Visitors of any buckets."""
+    sets: defaultdict[int, list[bytes]] = defaultdict(list)
+    loose: defaultdict[int, list[int]] = defaultdict(list)
+    if plan.days or plan.hours:
+        bucket_at = _finder(plan)
+        for _, _, at, visitors in _binary(connection, _sets, site_id, plan):
+            sets[bucket_at(at)].append(visitors)
+    if plan.edges:
+        parameters = sources.parameters(site_id, OVERVIEW, plan)
+        for bucket, _, visitor in connection.execute(sources.edge_visitors(OVERVIEW, some_keys=False), parameters):
+            loose[bucket].append(visitor)
     return {
-        name: len(_united(dimension, sets.get(name, ())) | BitMap(loose.get(name, ())))
-        for name in sets.keys() | loose.keys()
+        bucket: _count(OVERVIEW, sets.get(bucket, ()), loose.get(bucket, ())) for bucket in sets.keys() | loose.keys()
     }
 
 
-def _united(dimension: Dimension, rows: Iterable[bytes]) -> BitMap:
-    return union_of_sets(rows) if isinstance(dimension, EventDimension) else positive_of_counts(rows)
+def _heads(plan: RangePlan) -> str:
+    return sources.visitor_rows(plan, some_keys=False, head=HEAD_BYTES)
+
+
+def _sets(plan: RangePlan) -> str:
+    return sources.visitor_rows(plan, some_keys=False)
+
+
+def _binary(
+    connection: Connection, statement: Callable[[RangePlan], str], site_id: int, plan: RangePlan
+) -> Iterator[Any]:
+    """The rows of a statement over the plan's rollups, whatever bucket they belong to: pieces that touch are read as
+    one."""
+    joined = RangePlan(_joined(plan.days), _joined(plan.hours), [])
+    with connection.cursor(binary=True) as cursor:
+        yield from cursor.execute(statement(joined), sources.parameters(site_id, OVERVIEW, joined))
+
+
+def _joined(pieces: Sequence[Piece]) -> list[Piece]:
+    found: list[Piece] = []
+    for piece in pieces:
+        if found and found[-1].end == piece.start:
+            found[-1] = found[-1]._replace(end=piece.end)
+        else:
+            found.append(piece)
+    return found
+
+
+def _finder(plan: RangePlan) -> Callable[[datetime], int]:
+    """Finds the bucket that a rollup row belongs to by the row's start."""
+    pieces = sorted([*plan.days, *plan.hours], key=lambda piece: piece.start)
+    starts = [piece.start for piece in pieces]
+    return lambda at: pieces[bisect_right(starts, at) - 1].bucket
+
+
+def _only(plan: RangePlan, buckets: Collection[int]) -> RangePlan:
+    return RangePlan(*([piece for piece in pieces if piece.bucket in buckets] for pieces in plan))
+
+
+def _count(dimension: Dimension, rows: Collection[bytes], loose: Sequence[int]) -> int:
+    """Distinct visitors of rollup rows and of single visitor numbers."""
+    if not rows:
+        return len(set(loose))
+    united = union_of_sets(rows) if isinstance(dimension, EventDimension) else positive_of_counts(rows)
+    return len(united | BitMap(loose)) if loose else len(united)

@@ -1,7 +1,9 @@
 """The sources of every number, as SQL: rollups for whole days and hours, raw events and sessions for the edges.
 
 Each statement reads all of them in the snapshot it is run in. `days`, `hours` and `edges` are the pieces of a range
-plan; `n` is the bucket a piece belongs to. A day is its row and its hours' deltas that are not folded into it yet.
+plan. A day is its row and its hours' deltas that are not folded into it yet. A source without pieces is left out of
+the statement, and every piece is read by itself (LATERAL … OFFSET 0): joined plainly, the planner expects a ninth of
+a table in every piece and reads the whole of it.
 """
 
 from collections.abc import Sequence
@@ -22,41 +24,43 @@ AND NOT EXISTS (
 """
 """Of an event e: it is aggregated, so that raw reads agree with the rollups."""
 
-_DAYS = "unnest(%(days_n)s::int[], %(days_start)s::timestamptz[], %(days_end)s::timestamptz[])"
-_HOURS = "unnest(%(hours_n)s::int[], %(hours_start)s::timestamptz[], %(hours_end)s::timestamptz[])"
-_EDGES = "unnest(%(edges_n)s::int[], %(edges_start)s::timestamptz[], %(edges_end)s::timestamptz[])"
+
+def _pieces(name: str) -> str:
+    return f"unnest(%({name}_n)s::int[], %({name}_start)s::timestamptz[], %({name}_end)s::timestamptz[])"
 
 
-def _rollups(columns: str, condition: str = "") -> str:
-    """The columns of every rollup row r of the plan's piece h."""
+# By source, the rows of rollups that are read of it.
+_WHICH = {
+    "days": (f"interval = {DAY}", f"interval = {HOUR} AND shard > 0"),
+    "hours": (f"interval = {HOUR}",),
+}
 
-    def part(pieces: str, which: str) -> str:
-        return f"""
-        SELECT {columns} FROM {pieces} AS h (n, start, stop)
-        JOIN rollup_shards r ON r.site_id = %(site_id)s AND r.dimension = %(dimension)s AND {which}
-          AND r.bucket_start >= h.start AND r.bucket_start < h.stop {condition}
+
+def _rollups(plan: RangePlan, columns: str, condition: str = "") -> list[str]:
+    """Selects of the columns of every rollup row r of a piece h."""
+    return [
+        f"""
+        SELECT {columns} FROM {_pieces(source)} AS h (n, start, stop)
+        CROSS JOIN LATERAL (
+            SELECT * FROM rollup_shards WHERE site_id = %(site_id)s AND dimension = %(dimension)s AND {which}
+              AND bucket_start >= h.start AND bucket_start < h.stop {condition} OFFSET 0
+        ) AS r
         """
-
-    return " UNION ALL ".join(
-        (
-            part(_DAYS, f"r.interval = {DAY}"),
-            part(_DAYS, f"r.interval = {HOUR} AND r.shard > 0"),
-            part(_HOURS, f"r.interval = {HOUR}"),
-        )
-    )
+        for source, pieces in (("days", plan.days), ("hours", plan.hours))
+        for which in _WHICH[source]
+        if pieces
+    ]
 
 
-# OFFSET 0 keeps each edge a range of the index on time: joined plainly, the planner expects a ninth of the site in
-# every edge and reads the whole table.
 _EVENTS = f"""
-FROM {_EDGES} AS g (n, start, stop)
+FROM {_pieces("edges")} AS g (n, start, stop)
 CROSS JOIN LATERAL (
     SELECT * FROM events WHERE site_id = %(site_id)s AND occurred_at >= g.start AND occurred_at < g.stop OFFSET 0
 ) AS e
 """
 
 _SESSIONS = f"""
-FROM {_EDGES} AS g (n, start, stop)
+FROM {_pieces("edges")} AS g (n, start, stop)
 CROSS JOIN LATERAL (
     SELECT * FROM sessions WHERE site_id = %(site_id)s AND started_at >= g.start AND started_at < g.stop OFFSET 0
 ) AS s
@@ -84,27 +88,39 @@ def parameters(site_id: int, dimension: Dimension, plan: RangePlan) -> dict[str,
     }
 
 
-def counters_per_bucket(dimension: Dimension) -> str:
-    """n and the six counters of every bucket that has any."""
-    return f"SELECT n, {_SUMS} FROM ({_counter_parts(dimension)}) AS part GROUP BY n"
+def rollup_counters(plan: RangePlan) -> str:
+    """n, bucket start and the six counters of every rollup row."""
+    counters = "r.events, r.pageviews, r.sessions, r.bounces, r.duration_us, r.new_visitors"
+    return " UNION ALL ".join(_rollups(plan, f"h.n, r.bucket_start, {counters}"))
 
 
-def counters_per_key(dimension: Dimension, order: str | None) -> str:
+def edge_counters(dimension: Dimension) -> str:
+    """n and the six counters of every piece of the edges that has any."""
+    return f"SELECT n, {_SUMS} FROM ({' UNION ALL '.join(_edges(dimension))}) AS part GROUP BY n"
+
+
+def counters_per_key(dimension: Dimension, plan: RangePlan, order: str | None) -> str:
     """key and the six counters of every key with something to count; the first %(limit)s by `order` if given.
 
     `order` is an SQL expression over the counters, descending; ties go by key.
     """
+    columns = "h.n, r.key, r.events, r.pageviews, r.sessions, r.bounces, r.duration_us, r.new_visitors"
+    parts = [*_rollups(plan, columns), *(_edges(dimension) if plan.edges else ())]
     ranking = f'ORDER BY {order} DESC, key COLLATE "C" LIMIT %(limit)s' if order else ""
     return f"""
-    SELECT * FROM (SELECT key, {_SUMS} FROM ({_counter_parts(dimension)}) AS part GROUP BY key) AS total
+    SELECT * FROM (SELECT key, {_SUMS} FROM ({" UNION ALL ".join(parts)}) AS part GROUP BY key) AS total
     WHERE events <> 0 OR sessions <> 0 {ranking}
     """
 
 
-def visitor_rows(dimension: Dimension, *, some_keys: bool) -> str:
-    """n, key and the visitors' bytes of every rollup row; with `some_keys` only of %(keys)s."""
-    only = "AND r.key = ANY(%(keys)s)" if some_keys else ""
-    return _rollups("h.n, r.key, r.visitors", f"AND r.visitors IS NOT NULL {only}")
+def visitor_rows(plan: RangePlan, *, some_keys: bool, head: int | None = None) -> str:
+    """n, key, bucket start and the visitors' bytes (the first `head` if given) of every rollup row; with `some_keys`
+    only of %(keys)s."""
+    only = "AND key = ANY(%(keys)s)" if some_keys else ""
+    visitors = "r.visitors" if head is None else f"substring(r.visitors FROM 1 FOR {head})"
+    return " UNION ALL ".join(
+        _rollups(plan, f"h.n, r.key, r.bucket_start, {visitors}", f"AND visitors IS NOT NULL {only}")
+    )
 
 
 def edge_visitors(dimension: Dimension, *, some_keys: bool) -> str:
@@ -121,23 +137,21 @@ def edge_visitors(dimension: Dimension, *, some_keys: bool) -> str:
     return f"SELECT DISTINCT g.n, {column} AS key, s.visitor_no {_SESSIONS} WHERE {only}"
 
 
-def _counter_parts(dimension: Dimension) -> str:
-    """n, key and counters of each rollup row, of each raw event and of each session of the edges."""
-    rollups = _rollups("h.n, r.key, r.events, r.pageviews, r.sessions, r.bounces, r.duration_us, r.new_visitors")
+def _edges(dimension: Dimension) -> list[str]:
+    """Selects of n, key and counters of each raw event and of each session of the edges."""
     if not isinstance(dimension, EventDimension):
         column = f"s.{dimension.column}"
-        return f"""
-        {rollups} UNION ALL
-        SELECT g.n, {column} AS key, s.events, s.pageviews, {_SESSION_COUNTERS} {_SESSIONS} WHERE {column} IS NOT NULL
-        """
+        return [
+            f"SELECT g.n, {column} AS key, s.events, s.pageviews, {_SESSION_COUNTERS} {_SESSIONS} "
+            f"WHERE {column} IS NOT NULL"
+        ]
     column = f"s.{dimension.column}" if dimension.column else "''"
-    return f"""
-    {rollups} UNION ALL
-    SELECT g.n, {dimension.sql} AS key, 1 AS events, (e.type = 1)::int AS pageviews, 0, 0, 0, 0 {_EVENTS}
-    WHERE {dimension.sql} IS NOT NULL AND {COUNTED} UNION ALL
-    SELECT g.n, {column} AS key, 0 AS events, 0 AS pageviews, {_SESSION_COUNTERS} {_SESSIONS}
-    WHERE {column} IS NOT NULL
-    """
+    return [
+        f"SELECT g.n, {dimension.sql} AS key, 1 AS events, (e.type = 1)::int AS pageviews, 0 AS sessions, "
+        f"0 AS bounces, 0 AS duration_us, 0 AS new_visitors {_EVENTS} WHERE {dimension.sql} IS NOT NULL AND {COUNTED}",
+        f"SELECT g.n, {column} AS key, 0 AS events, 0 AS pageviews, {_SESSION_COUNTERS} {_SESSIONS} "
+        f"WHERE {column} IS NOT NULL",
+    ]
 
 
 def _piece_arrays(name: str, pieces: Sequence[Piece]) -> dict[str, list[Any]]:

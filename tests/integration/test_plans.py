@@ -67,8 +67,8 @@ def test_a_raw_edge_reads_its_own_events_only(grown: psycopg.Connection[Any], di
     plan = plan_range([DAY + timedelta(minutes=7)], DAY + timedelta(hours=30, minutes=7))
     parameters = {**sources.parameters(1, dimension, plan), "keys": ["/page/1", ""], "limit": 10}
     for statement in (
-        sources.counters_per_bucket(dimension),
-        sources.counters_per_key(dimension, "events"),
+        sources.edge_counters(dimension),
+        sources.counters_per_key(dimension, plan, "events"),
         sources.edge_visitors(dimension, some_keys=True),
     ):
         explained = plan_of(grown, statement, parameters)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyroaring import BitMap
 
-from common.visitor_sets import encode_counts, encode_set, positive_of_counts, union_of_sets
+from common.visitor_sets import HEAD_BYTES, cardinality_of, encode_counts, encode_set, positive_of_counts, union_of_sets
 
 # Around the edges of Roaring's containers too.
 visitor_numbers = st.one_of(st.integers(0, 20), st.integers(65_530, 65_540), st.integers(2**32 - 5, 2**32 - 1))
@@ -30,6 +30,15 @@ def test_one_set_survives_its_bytes(visitors: set[int]) -> None:
 @given(visitor_numbers)
 def test_a_set_of_one_is_written_as_the_library_writes_it(visitor: int) -> None:
     assert encode_set([visitor]) == BitMap([visitor]).serialize()
+
+
+@given(st.one_of(st.sets(visitor_numbers), st.integers(1, 200_000).map(lambda end: set(range(end)))))
+def test_the_head_of_a_set_tells_how_many_are_in_it(visitors: set[int]) -> None:
+    """Of scattered numbers and of long runs, which Roaring writes in different forms; a head that is too short tells
+    nothing."""
+    row = encode_set(visitors)
+    assert cardinality_of(row[:HEAD_BYTES]) == len(visitors)
+    assert cardinality_of(row[:8]) in (None, len(visitors))
 
 
 @given(counts)

@@ -10,6 +10,20 @@ from typing import Any, NamedTuple
 
 import psycopg
 
+TOUCH = (
+    "path",
+    "referrer",
+    "source",
+    "device",
+    "browser",
+    "os",
+    "country",
+    "utm_source",
+    "utm_medium",
+    "utm_campaign",
+)
+"""What is compared of a first or last touch."""
+
 # The aggregated events of the site, and each event's keys by dimension.
 _EVENTS = """
 CREATE TEMPORARY TABLE recount_events ON COMMIT DROP AS
@@ -17,7 +31,8 @@ SELECT e.occurred_at AS at, e.event_id, e.visitor_id, coalesce(e.session_id, '')
        e.path,
        CASE e.type WHEN 1 THEN 'pageview' WHEN 3 THEN 'identify' ELSE e.name END AS event,
        CASE WHEN e.type = 1 THEN e.path END AS page, e.referrer, e.utm_source, e.utm_medium, e.utm_campaign,
-       e.device, e.browser, e.os, e.country
+       e.device, e.browser, e.os, e.country, e.source, e.type = 3 AS identify, e.user_id,
+       CASE WHEN e.type = 3 THEN e.properties END AS traits
 FROM events e
 WHERE e.site_id = %(site_id)s
   AND NOT EXISTS (SELECT FROM pending_batches p WHERE p.site_id = e.site_id AND p.batch_id = e.batch_id
@@ -50,6 +65,23 @@ SELECT r.*, f.event, f.page, f.referrer, f.utm_source, f.utm_medium, f.utm_campa
 FROM runs r JOIN firsts f USING (visitor_id, stream, number)
 """
 
+_TOUCH = "ARRAY[" + ", ".join(f"coalesce({{0}}.{name}, '')" for name in TOUCH) + "]"
+
+# Its visitors: what the earliest, the latest and the latest IDENTIFY event of each say.
+_VISITORS = f"""
+WITH firsts AS (
+    SELECT DISTINCT ON (visitor_id) * FROM recount_events ORDER BY visitor_id, at, event_id
+), lasts AS (
+    SELECT DISTINCT ON (visitor_id) * FROM recount_events ORDER BY visitor_id, at DESC, event_id DESC
+), identifies AS (
+    SELECT DISTINCT ON (visitor_id) visitor_id, user_id, traits
+    FROM recount_events WHERE identify ORDER BY visitor_id, at DESC, event_id DESC
+)
+SELECT f.visitor_id, f.at, l.at, {_TOUCH.format("f")}, {_TOUCH.format("l")}, coalesce(i.user_id, ''),
+       coalesce(i.traits, '{{}}')
+FROM firsts f JOIN lasts l USING (visitor_id) LEFT JOIN identifies i USING (visitor_id)
+"""
+
 EVENT_DIMENSIONS = (
     "event",
     "page",
@@ -71,6 +103,19 @@ count(*) FILTER (WHERE new_visitor)
 """
 
 
+class Visitor(NamedTuple):
+    """What is compared of a visitor."""
+
+    visitor_id: str
+    first_seen: datetime
+    last_seen: datetime
+    first_touch: list[str]
+    """In the order of TOUCH; as the next."""
+    last_touch: list[str]
+    user_id: str
+    traits: dict[str, Any]
+
+
 class Measures(NamedTuple):
     """What is compared; durations are summed up, in µs."""
 
@@ -90,10 +135,14 @@ class Recount:
         """Raises LookupError when there is no such site."""
         self._connection = connection
         site = connection.execute(
-            "SELECT site_id, session_timeout_us * interval '1 microsecond' FROM sites WHERE slug = %s", (slug,)
+            "SELECT site_id, session_timeout_us * interval '1 microsecond', raw_from FROM sites WHERE slug = %s",
+            (slug,),
         ).fetchone()
         if site is None:
             raise LookupError(slug)
+        self.whole_from: datetime | None = site[2] and site[2] + site[1]
+        """From when on raw events tell of everything but of who is new; None: they always do. Of a session that began
+        within a timeout of those that have gone, nobody knows whether it began then."""
         parameters = {"site_id": site[0], "timeout": site[1]}
         for statement in (_EVENTS, _SESSIONS):
             connection.execute(statement, parameters)
@@ -106,6 +155,10 @@ class Recount:
         """Times of the first and last event."""
         row = self._connection.execute("SELECT min(at), max(at) FROM recount_events").fetchone()
         return None if row is None or row[0] is None else (row[0], row[1])
+
+    def visitors(self) -> list[Visitor]:
+        """Every visitor with an event, in no particular order."""
+        return [Visitor(*row) for row in self._connection.execute(_VISITORS)]
 
     def totals(self, start: datetime, end: datetime) -> Measures:
         """Over [start, end)."""

@@ -19,7 +19,7 @@ from admin_svc.pending import (
     record_failure,
     sites_with_work,
 )
-from admin_svc.replay import apart, counted_again
+from admin_svc.replay import apart
 from admin_svc.replay import horizon as replay_horizon
 from admin_svc.session_store import Identity, Window, replace_sessions, sessions_around, sessions_named
 from admin_svc.sessionize import Event, Session, runs, session_of, sessions_of_stream
@@ -137,7 +137,6 @@ def aggregate_batches(
     events = _read_events(connection, site_id, claimed)
     # Replays are claimed apart from other batches.
     begin = replay_horizon(connection, site_id) if claimed[0].replay else None
-    events = counted_again(events, begin)
     visitors = upsert_visitors(connection, numbers, site_id, seen_in(events))
     visitor_nos = [visitors[event.visitor_id].number for event in events]
     deltas = Deltas()

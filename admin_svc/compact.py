@@ -116,18 +116,19 @@ def run_once(connection: Connection, site_id: int, limit: int, position: Positio
     """Folds up to `limit` deltas of one dimension and day that no other worker holds, the first at or after
     `position`; `connection` is in autocommit.
 
-    An empty Folded: there is nothing to fold there, or others hold all of it. Raises a DatabaseFault, and then
-    nothing was done.
+    An empty Folded: there is nothing to fold there, or others hold all of it, or a rebuild holds the site. Raises a
+    DatabaseFault, and then nothing was done.
     """
     dimension, start = position
     while (found := next_delta(connection, site_id, (dimension, start))) is not None:
         dimension, hour = found
         day = hour.replace(hour=0)
         with connection.transaction():
+            if not enter(connection, site_id):
+                return Folded()
             lock = fold_lock(site_id, dimension, (day - EPOCH).days)
             row = connection.execute("SELECT pg_try_advisory_xact_lock(%s, %s)", lock).fetchone()
-            alone = row is not None and row[0] and enter(connection, site_id)
-            folded = fold_day(connection, site_id, dimension, day, limit) if alone else Folded()
+            folded = fold_day(connection, site_id, dimension, day, limit) if row and row[0] else Folded()
         if folded.shards:
             return folded._replace(position=(dimension, hour))
         # Another worker holds this day or has just folded it: go on behind it.

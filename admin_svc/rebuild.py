@@ -2,9 +2,10 @@
 
 In pages, each resumable after any crash:
 
-1. Queueing. Every part of a batch that was counted goes back to `pending_batches`, marked as a replay. What is
-   pending or failed already stays as it is. Nothing of the site is counted or folded meanwhile, so an event is
-   either counted before (and replayed) or still pending: never both, never neither.
+1. Queueing. What was counted of every batch goes back to `pending_batches`, marked as a replay. What is pending or
+   failed already stays as it is. Nothing of the site is counted or folded meanwhile, so an event is either counted
+   before (and replayed) or still pending: never both, never neither. From the newest batch down, so that batches
+   which come in meanwhile do not keep it from ending.
 2. Clearing. Visitors, sessions and rollups are deleted.
 3. Counting. Aggregation goes on; it takes replays first. What arrived meanwhile follows.
 
@@ -13,7 +14,6 @@ horizon) is made again, for nothing could bring back the rest. A session that be
 over it stays; its events are counted again, but not a second time in a session (see replay.py).
 """
 
-from collections import defaultdict
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ from common.dimensions import BY_NUMBER, OVERVIEW
 DEFAULT_LIMIT = 5_000
 MAX_LIMIT = 50_000
 _MAX_BATCHES = 1_000
+_ABOVE_ALL = 2**63 - 1
 
 _READ = "SELECT number, phase, horizon, next_batch FROM rebuilds WHERE site_id = %(site_id)s"
 
@@ -34,7 +35,7 @@ _READ = "SELECT number, phase, horizon, next_batch FROM rebuilds WHERE site_id =
 _BEGIN = f"""
 INSERT INTO rebuilds (site_id, number, phase, horizon, next_batch, started_at)
 SELECT site_id, nextval('rebuild_numbers'), {QUEUEING},
-       date_bin('1 day', raw_from + interval '1 day' - interval '1 microsecond', 'epoch'), 0, %(now)s
+       date_bin('1 day', raw_from + interval '1 day' - interval '1 microsecond', 'epoch'), {_ABOVE_ALL}, %(now)s
 FROM sites WHERE site_id = %(site_id)s
 ON CONFLICT (site_id) DO UPDATE
 SET number = excluded.number, phase = excluded.phase, horizon = excluded.horizon, next_batch = excluded.next_batch,
@@ -44,39 +45,43 @@ RETURNING number, phase, horizon, next_batch
 
 _ADVANCE = "UPDATE rebuilds SET phase = %(phase)s, next_batch = %(next_batch)s WHERE site_id = %(site_id)s"
 
-# The next batches and the last position of each, one index probe per batch.
+# The next batches, from the newest down, and the last position of each; one index probe per batch.
 _BATCHES = """
 WITH RECURSIVE batch AS (
-    (SELECT batch_id FROM events WHERE site_id = %(site_id)s AND batch_id >= %(next_batch)s ORDER BY batch_id LIMIT 1)
+    (SELECT batch_id, ord FROM events WHERE site_id = %(site_id)s AND batch_id < %(next_batch)s
+     ORDER BY batch_id DESC, ord DESC LIMIT 1)
     UNION ALL
-    SELECT (SELECT e.batch_id FROM events e WHERE e.site_id = %(site_id)s AND e.batch_id > b.batch_id
-            ORDER BY e.batch_id LIMIT 1)
-    FROM batch b WHERE b.batch_id IS NOT NULL
+    SELECT next.batch_id, next.ord
+    FROM batch b CROSS JOIN LATERAL (
+        SELECT e.batch_id, e.ord FROM events e WHERE e.site_id = %(site_id)s AND e.batch_id < b.batch_id
+        ORDER BY e.batch_id DESC, e.ord DESC LIMIT 1
+    ) AS next
 )
-SELECT b.batch_id, last.ord, last.received_at
-FROM batch b CROSS JOIN LATERAL (
-    SELECT ord, received_at FROM events WHERE site_id = %(site_id)s AND batch_id = b.batch_id ORDER BY ord DESC LIMIT 1
-) AS last
-LIMIT %(rows)s
+SELECT batch_id, ord FROM batch LIMIT %(rows)s
 """
 
-# Which parts of the batches are not counted.
-_NOT_COUNTED = """
-SELECT batch_id, first_ord, last_ord FROM pending_batches
-WHERE site_id = %(site_id)s AND batch_id = ANY(%(batch_ids)s)
-UNION ALL
-SELECT batch_id, ord, ord FROM failed_events WHERE site_id = %(site_id)s AND batch_id = ANY(%(batch_ids)s)
-"""
-
-# Queues parts to be counted again. The lane only spreads them: a worker locks its visitors' rows.
+# Queues what is counted of the batches and began on or after the horizon, every run of positions as a part of its own.
+# The lane only spreads them: a worker locks its visitors' rows.
 _QUEUE = """
 INSERT INTO pending_batches (site_id, lane, batch_id, first_ord, last_ord, received_at, not_before, replay)
 SELECT s.site_id, p.batch_id %% s.rollup_shard_count, p.batch_id, p.first_ord, p.last_ord, p.received_at,
        p.received_at, true
 FROM sites s
-CROSS JOIN unnest(%(batch_ids)s::bigint[], %(firsts)s::int[], %(lasts)s::int[], %(received_ats)s::timestamptz[])
-  AS p (batch_id, first_ord, last_ord, received_at)
+CROSS JOIN (
+    SELECT batch_id, min(ord) AS first_ord, max(ord) AS last_ord, min(received_at) AS received_at
+    FROM (
+        SELECT e.batch_id, e.ord, e.received_at, e.ord - row_number() OVER (PARTITION BY batch_id ORDER BY ord) AS run
+        FROM events e
+        WHERE e.site_id = %(site_id)s AND e.batch_id = ANY(%(batch_ids)s) AND e.occurred_at >= %(horizon)s
+          AND NOT EXISTS (SELECT FROM pending_batches q WHERE q.site_id = %(site_id)s AND q.batch_id = e.batch_id
+                            AND e.ord BETWEEN q.first_ord AND q.last_ord)
+          AND NOT EXISTS (SELECT FROM failed_events f WHERE f.site_id = %(site_id)s AND f.batch_id = e.batch_id
+                            AND f.ord = e.ord)
+    ) AS counted
+    GROUP BY batch_id, run
+) AS p
 WHERE s.site_id = %(site_id)s
+RETURNING last_ord - first_ord + 1
 """
 
 # Deletes up to a page of one kind of derived rows, by the index that serves their order.
@@ -107,8 +112,6 @@ SELECT coalesce(sum(last_ord - first_ord + 1), 0)::bigint FROM pending_batches W
 """
 
 Connection = psycopg.Connection[Any]
-Part = tuple[int, int, int, datetime]
-"""Batch, first and last position, time of receipt."""
 
 
 class Page(NamedTuple):
@@ -156,52 +159,33 @@ def run_once(
     with connection.transaction():
         hold(connection, site_id)
         remaining = _left(connection, site_id)
-        if not remaining:
+        # Meanwhile another caller may have ended this rebuild and begun the next one, which is not ours to end.
+        if not remaining and _read(connection, site_id) == rebuild:
             _advance(connection, site_id, DONE, rebuild.next_batch)
     return Page(rebuild.number, 0, 0, page.aggregated, page.failed, remaining, remaining > 0)
 
 
 def _queue(connection: Connection, site_id: int, rebuild: _Rebuild, limit: int) -> Page:
-    """Queues whole batches, at least one, until `limit` events are reached."""
+    """Queues what is counted of whole batches, at least one, until `limit` events are reached."""
     parameters = {"site_id": site_id, "next_batch": rebuild.next_batch, "rows": min(limit, _MAX_BATCHES)}
-    batches: list[tuple[int, int, datetime]] = []
+    batch_ids: list[int] = []
     events = 0
-    for batch_id, last_ord, received_at in connection.execute(_BATCHES, parameters):
-        if batch_id is None or events >= limit:
+    for batch_id, last_ord in connection.execute(_BATCHES, parameters):
+        if events >= limit:
             break
-        batches.append((batch_id, last_ord, received_at))
+        batch_ids.append(batch_id)
         events += last_ord + 1
-    if not batches:
+    if not batch_ids:
         _advance(connection, site_id, CLEARING, rebuild.next_batch)
         return Page(rebuild.number, remaining=_left(connection, site_id))
-    parts = _counted_parts(connection, site_id, batches)
-    columns = [list(column) for column in zip(*parts, strict=True)] or [[]] * 4
-    names = ("batch_ids", "firsts", "lasts", "received_ats")
-    connection.execute(_QUEUE, {"site_id": site_id, **dict(zip(names, columns, strict=True))})
-    _advance(connection, site_id, QUEUEING, batches[-1][0] + 1)
-    queued = sum(last - first + 1 for _, first, last, _ in parts)
-    return Page(rebuild.number, queued=queued, remaining=_left(connection, site_id))
-
-
-def _counted_parts(connection: Connection, site_id: int, batches: list[tuple[int, int, datetime]]) -> list[Part]:
-    """The parts of the batches that are neither pending nor failed."""
-    holes: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
-    parameters = {"site_id": site_id, "batch_ids": [batch[0] for batch in batches]}
-    for batch_id, first, last in connection.execute(_NOT_COUNTED, parameters):
-        holes[batch_id].append((first, last))
-    parts: list[Part] = []
-    for batch_id, last_ord, received_at in batches:
-        start = 0
-        for first, last in (*sorted(holes[batch_id]), (last_ord + 1, last_ord + 1)):
-            if start < first:
-                parts.append((batch_id, start, first - 1, received_at))
-            start = last + 1
-    return parts
+    parts = connection.execute(_QUEUE, {**_where(site_id, rebuild), "batch_ids": batch_ids}).fetchall()
+    _advance(connection, site_id, QUEUEING, batch_ids[-1])
+    return Page(rebuild.number, queued=sum(part[0] for part in parts), remaining=_left(connection, site_id))
 
 
 def _clear(connection: Connection, site_id: int, rebuild: _Rebuild, limit: int) -> Page:
     """Deletes up to `limit` derived rows, in one budget over all kinds."""
-    where = {"site_id": site_id, "horizon": rebuild.horizon or "-infinity"}
+    where = _where(site_id, rebuild)
     statements = [
         (_CLEAR_ROLLUPS, {**where, "interval": interval, "dimension": dimension})
         for interval in (HOUR, DAY)
@@ -215,6 +199,10 @@ def _clear(connection: Connection, site_id: int, rebuild: _Rebuild, limit: int) 
     else:
         _advance(connection, site_id, COUNTING, rebuild.next_batch)
     return Page(rebuild.number, cleared=cleared, remaining=_left(connection, site_id))
+
+
+def _where(site_id: int, rebuild: _Rebuild) -> dict[str, Any]:
+    return {"site_id": site_id, "horizon": rebuild.horizon or "-infinity"}
 
 
 def _read(connection: Connection, site_id: int) -> _Rebuild | None:

@@ -18,11 +18,6 @@ def horizon(connection: psycopg.Connection[Any], site_id: int) -> datetime | Non
     return None if row is None else row[0]
 
 
-def counted_again(events: list[Event], begin: datetime | None) -> list[Event]:
-    """The events whose rollups were cleared."""
-    return events if begin is None else [event for event in events if event.occurred_at >= begin]
-
-
 def apart(
     events: list[Event], numbers: Mapping[str, int], stored: list[Session], begin: datetime | None
 ) -> tuple[list[Event], list[Session]]:

@@ -161,6 +161,7 @@ rebuilds = sa.Table(
     _required("phase", sa.SmallInteger),
     # What began before stays as it is, because raw events of then may have gone; NULL = everything is made again.
     sa.Column("horizon", _time),
+    # What was counted of this batch and of newer ones is queued again.
     _required("next_batch", sa.BigInteger),
     _required("started_at", _time),
 )

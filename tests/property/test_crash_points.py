@@ -1,5 +1,6 @@
 """Wherever a process dies, nothing happened or everything did, and going on ends in the same numbers."""
 
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -7,8 +8,9 @@ from footfall.ingest.v1 import ingest_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from admin_svc import compact
+from admin_svc import compact, rebuild
 from common.clock import system_clock
+from common.db import DatabaseFault
 from common.sites import find_site
 from ingest_svc.append import Incoming
 from ingest_svc.group_commit import database_commit
@@ -49,6 +51,37 @@ def test_a_fold_cut_after_any_statement_leaves_nothing_behind(
         fold = partial(_fold, site, data.draw(limits, label="limit"))
         assert cut_everywhere(hands.suite.database_url, fold, lambda: _rows(site, "rollup_shards")) >= 1
         assert site.tables() == before
+    site.check([data.draw(spans(stream), label="span")])
+
+
+@given(data=st.data(), stream=few)
+@examples(0.04)
+def test_a_rebuild_cut_after_any_statement_goes_on_where_it_was(
+    hands: Hands, data: st.DataObject, stream: Stream
+) -> None:
+    """A page of queueing or clearing leaves nothing behind until its COMMIT; one of counting leaves nothing half done.
+    The next page goes on, and everything is counted once."""
+    [site] = play(hands, [stream], data.draw(histories([stream], asks=0), label="history"))
+    limit = data.draw(st.sampled_from((60, 1_000)), label="limit")
+    pages: list[rebuild.Page] = []
+
+    def rebuild_page(scissors: Scissors) -> None:
+        number = pages[-1].number if pages else None
+        with scissors.connection() as connection:
+            pages.append(rebuild.run_once(connection, hands.aggregator, site.site_id, LATER, limit, number))
+
+    derived = ("rebuilds", "pending_batches", "visitors", "sessions", "rollup_shards")
+    while not pages or site.clearing():
+        cuts = cut_everywhere(hands.suite.database_url, rebuild_page, lambda: [_rows(site, table) for table in derived])
+        assert cuts >= 4
+    statements = 0
+    while pages[-1].has_more:
+        statements += 1
+        with suppress(*DatabaseFault):
+            rebuild_page(Scissors(hands.suite.database_url, statements))
+        site.check_tables()
+    assert _rows(site, "rebuilds")[0][2] == 4
+    site.drain()
     site.check([data.draw(spans(stream), label="span")])
 
 

@@ -109,6 +109,23 @@ def test_what_has_no_raw_events_stays_and_nothing_is_counted_twice(hands: Hands,
         assert answered == expected, query
 
 
+def test_an_event_that_waits_goes_on_in_a_session_that_stays(hands: Hands) -> None:
+    """It is counted after everything that is counted again, so that it may join what stays and what was made anew."""
+    horizon = START + 2 * DAY
+    stays, anew, waits = (
+        replace(event, visitor_id="ann", session_id="", type="pageview", name="", occurred_at=horizon + minute * MINUTE)
+        for event, minute in zip(made_up(55, visitors=1, events=3), (-5, 45, 20), strict=True)
+    )
+    stays_on = replace(stays, event_id="00000000-0000-7000-8000-000000000055", occurred_at=horizon + MINUTE)
+    site = sent(hands, "rebuild-waits", [stays, stays_on, anew], lanes=1)
+    hands.fold(site)
+    clean_up(hands.connection, hands.site_id(site), instant_of(horizon - HOUR))
+    site.send(batch_of([waits]))
+    assert sum(page.queued for page in rebuilt(site)) == 2
+    site.aggregate()
+    assert hands.tables(site) == counted(Recount([stays, stays_on, anew, waits], SESSION_TIMEOUT))
+
+
 def answers_of(site: FootfallSite, span: tuple[int, int]) -> list[object]:
     """Every report and list over a range."""
     return [answered for _, _, answered in site.compare(Recount([], SESSION_TIMEOUT), *span)]

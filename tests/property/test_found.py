@@ -1,6 +1,7 @@
 """The smallest streams that tell a missing guard, where random ones need many examples to: plain stories.
 
-Each event is sent and aggregated alone, in the order given, and the tables and answers are the recount's.
+Each event is sent and aggregated alone, or all at once, in the order given, and the tables and answers are the
+recount's.
 """
 
 import pytest
@@ -90,4 +91,15 @@ def test_the_story_ends_in_the_recount(hands: Hands, story: str, backwards: bool
         site.check_tables()
     site.check([(AT - HOUR, AT), (AT, AT + HOUR), (AT + 5 * MINUTE, AT + HOUR + 1)])
     site.fold_all()
+    site.check()
+
+
+@pytest.mark.parametrize("story", STORIES)
+@pytest.mark.parametrize("backwards", [False, True])
+def test_the_story_told_at_once_ends_in_the_recount(hands: Hands, story: str, backwards: bool) -> None:
+    """In one batch and one page, in either order."""
+    events = STORIES[story][::-1] if backwards else STORIES[story]
+    site = PlayedSite(hands, Stream(tuple(events), TIMEOUT, lanes=1))
+    site.send(Send(0, tuple(events), key=0, with_defaults=False))
+    site.drain()
     site.check()

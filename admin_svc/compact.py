@@ -19,6 +19,7 @@ from admin_svc.site_gate import enter
 from common.db import DAY, HOUR
 from common.dimensions import is_counted
 from common.locks import fold_lock
+from common.sites import DELETING
 from common.timestamps import EPOCH
 from common.visitor_sets import merge_counts, merge_sets
 
@@ -26,9 +27,9 @@ DEFAULT_LIMIT = 5_000
 MAX_LIMIT = 50_000
 
 # The sites with something to fold.
-_SITES_WITH_DELTAS = """
+_SITES_WITH_DELTAS = f"""
 SELECT s.site_id FROM sites s
-WHERE EXISTS (SELECT FROM rollup_shards r WHERE r.site_id = s.site_id AND r.shard > 0)
+WHERE s.status <> {DELETING} AND EXISTS (SELECT FROM rollup_shards r WHERE r.site_id = s.site_id AND r.shard > 0)
 ORDER BY s.site_id
 """
 

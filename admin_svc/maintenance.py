@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from footfall.admin.v1 import admin_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from admin_svc import aggregate, cleanup, compact, failed, prune, rebuild, status
+from admin_svc import aggregate, cleanup, compact, delete_site, failed, prune, rebuild, status
 from admin_svc.aggregate import Aggregator
 from admin_svc.pending import backlog
 from common.clock import Clock
@@ -155,6 +155,16 @@ class Maintenance:
             has_more=page.has_more,
             next_page_token=self._tokens.seal(bound, [page.number]) if page.has_more else "",
         )
+
+    def delete_site(self, request: admin_pb2.DeleteSiteRequest) -> admin_pb2.DeleteSiteResponse:
+        """DeleteSite."""
+        limit = bounded("limit", request.limit, default=delete_site.DEFAULT_LIMIT, most=delete_site.MAX_LIMIT)
+        if request.confirm_slug != request.site:
+            message = f"is {request.confirm_slug!r}; give the slug {request.site!r} here too"
+            raise invalid("confirm_slug", Reason.CONFIRMATION_REQUIRED, message)
+        with self._db.connection() as connection:
+            page = delete_site.run_once(connection, request.site, self._clock(), limit)
+        return admin_pb2.DeleteSiteResponse(deleted=page.deleted, has_more=page.has_more)
 
 
 def _instant(field: str, value: Timestamp) -> datetime:

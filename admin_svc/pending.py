@@ -14,6 +14,7 @@ import psycopg
 from admin_svc.site_gate import COUNTING
 from common.db import LOCK_TIMEOUT_MS
 from common.locks import lane_lock
+from common.sites import DELETING
 
 MAX_ATTEMPTS = 3
 FIRST_BACKOFF = timedelta(seconds=5)
@@ -27,9 +28,10 @@ AND (p.replay OR NOT EXISTS (SELECT FROM pending_batches q WHERE q.site_id = %(s
 """
 
 # Which sites have something due.
-_SITES_WITH_WORK = """
+_SITES_WITH_WORK = f"""
 SELECT s.site_id FROM sites s
-WHERE EXISTS (SELECT FROM pending_batches p WHERE p.site_id = s.site_id AND p.not_before <= %(now)s)
+WHERE s.status <> {DELETING}
+  AND EXISTS (SELECT FROM pending_batches p WHERE p.site_id = s.site_id AND p.not_before <= %(now)s)
 ORDER BY s.site_id
 """
 

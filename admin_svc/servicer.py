@@ -201,6 +201,10 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         await self._authenticate(context)
         return await self._page(self._maintenance.get_status, request)
 
+    async def DeleteSite(self, request: admin_pb2.DeleteSiteRequest, context: Context) -> admin_pb2.DeleteSiteResponse:
+        await self._authenticate(context)
+        return await self._page(self._maintenance.delete_site, request)
+
     async def _page(self, work: Callable[[Request], Result], request: Request) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._pages, work, request)
 

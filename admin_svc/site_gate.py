@@ -5,6 +5,7 @@ from typing import Any
 import psycopg
 
 from common.locks import site_lock
+from common.sites import DELETING
 
 # Phases of `rebuilds`. While a rebuild queues or clears, nothing else is counted or folded.
 QUEUEING = 1
@@ -12,7 +13,11 @@ CLEARING = 2
 COUNTING = 3
 DONE = 4
 
-_CLOSED = f"SELECT EXISTS (SELECT FROM rebuilds WHERE site_id = %(site_id)s AND phase < {COUNTING})"
+# Whether a rebuild, or the site's deletion, keeps others out between its pages.
+_CLOSED = f"""
+SELECT EXISTS (SELECT FROM rebuilds WHERE site_id = %(site_id)s AND phase < {COUNTING})
+    OR NOT EXISTS (SELECT FROM sites WHERE site_id = %(site_id)s AND status <> {DELETING})
+"""
 
 Connection = psycopg.Connection[Any]
 

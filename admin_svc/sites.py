@@ -13,7 +13,7 @@ from admin_svc import site_settings
 from admin_svc.api_keys import add_key
 from common.errors import CallError, Reason, invalid, site_not_found
 from common.keys import KeyKind, new_key
-from common.sites import ACTIVE
+from common.sites import ACTIVE, DELETING
 from common.tables import sites
 from common.timestamps import to_timestamp
 
@@ -61,10 +61,11 @@ def list_sites(connection: sa.Connection, after: str, count: int) -> list[Row]:
 
 
 def update_site(connection: sa.Connection, site: admin_pb2.Site, paths: Sequence[str], now: datetime) -> Row:
-    """Takes the masked fields over; returns the site as it is then. Raises CallError."""
+    """Takes the masked fields over; returns the site as it is then. Raises CallError: a site that is being deleted
+    is not found, for nothing may bring it back or make it wait longer."""
     row = connection.execute(
         sa.update(sites)
-        .where(sites.c.slug == site_settings.check_slug(site.slug))
+        .where(sites.c.slug == site_settings.check_slug(site.slug), sites.c.status != DELETING)
         .values(**_masked(site, paths), updated_at=now)
         .returning(sites)
     ).one_or_none()

@@ -17,7 +17,11 @@ from cli.connection import DEFAULT_DATA_DIR, Connection, DataDir, printable
 app = typer.Typer(help="Make and list sites; change write keys.", no_args_is_help=True)
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-_STATUS = {admin_pb2.SITE_STATUS_ACTIVE: "active", admin_pb2.SITE_STATUS_DISABLED: "disabled"}
+_STATUS = {
+    admin_pb2.SITE_STATUS_ACTIVE: "active",
+    admin_pb2.SITE_STATUS_DISABLED: "disabled",
+    admin_pb2.SITE_STATUS_DELETING: "being deleted",
+}
 
 
 def parse_duration(text: str) -> timedelta:

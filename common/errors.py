@@ -65,6 +65,7 @@ class Reason(StrEnum):
     TIME_ZONE_UNKNOWN = "TIME_ZONE_UNKNOWN"
     TOO_MANY_BUCKETS = "TOO_MANY_BUCKETS"
     PAGE_TOKEN_INVALID = "PAGE_TOKEN_INVALID"
+    CONFIRMATION_REQUIRED = "CONFIRMATION_REQUIRED"
     # Nothing is wrong with the call; try it again or ask for less.
     QUEUE_FULL = "QUEUE_FULL"
     SHUTTING_DOWN = "SHUTTING_DOWN"

@@ -75,11 +75,11 @@ class Site:
 
 
 def find_site(connection: psycopg.Connection[object], slug: str) -> Site:
-    """The site of that slug. Raises CallError (NOT_FOUND) when there is none."""
+    """The site of that slug. Raises CallError (NOT_FOUND) when there is none, or one that is being deleted."""
     if "\0" in slug:
         raise site_not_found(slug)
     with connection.cursor(row_factory=class_row(Site)) as cursor:
         site = cursor.execute(_FIND_SITE, (slug,)).fetchone()
-    if site is None:
+    if site is None or site.status == DELETING:
         raise site_not_found(slug)
     return site

@@ -10,7 +10,7 @@ from footfall.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 from common.clock import Clock
 from common.errors import CallError, Reason
 from common.keys import KeyKind, KeyRing, metadata_value
-from common.sites import DISABLED, Site
+from common.sites import ACTIVE, Site
 from ingest_svc.append import Incoming
 from ingest_svc.group_commit import GroupCommit, shutting_down
 from ingest_svc.validate import IngestRequest, check_batch
@@ -107,8 +107,10 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         key = await self._keys.authenticate(sent, _HOW_TO_AUTHENTICATE, KeyKind.WRITE)
         site = key.site
         assert site is not None, "a write key is always a site's"
-        if site.status == DISABLED:
-            raise CallError(grpc.StatusCode.PERMISSION_DENIED, Reason.SITE_DISABLED, f"site {site.slug!r} is disabled")
+        if site.status != ACTIVE:
+            raise CallError(
+                grpc.StatusCode.PERMISSION_DENIED, Reason.SITE_DISABLED, f"site {site.slug!r} takes no events now"
+            )
         origin = metadata_value(context, "origin")
         if origin is not None and site.allowed_origins and origin not in site.allowed_origins:
             raise CallError(

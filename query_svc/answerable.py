@@ -3,10 +3,11 @@
 A bound inside an hour needs raw events on its sides, a bound inside a day hours or raw events, any other one days,
 hours or raw events. Where what a bound needs has gone, it moves outward to the next whole hour or day, so that the
 answer is of more than was asked and never silently of less; inner bounds of a timeseries move back, and buckets that
-become one are given as one. What has no rollups at all any more is left out. Either way the answer says so.
+become one are given as one. What has no rollups at all any more is left out. So it is with an hour of which a visitor
+was erased: its raw events tell less than its rollups, so no bound may lie inside. Either way the answer says so.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -41,24 +42,29 @@ def floors_of(site: Site) -> Floors:
     )
 
 
-def answerable(starts: Sequence[datetime], end: datetime, floors: Floors) -> Answerable:
-    """The buckets as far as they can be answered; the range is not empty and `starts` are ascending."""
+def answerable(
+    starts: Sequence[datetime], end: datetime, floors: Floors, erased: Collection[datetime] = ()
+) -> Answerable:
+    """The buckets as far as they can be answered; the range is not empty and `starts` are ascending. `erased` are the
+    hours of which a visitor was erased, at least those with a bound inside."""
     bounds = [*starts, end]
-    if starts[0] >= max(floors):
+    if starts[0] >= max(floors) and not erased:
         return Answerable([*starts], end, True)
     bottom = min(floors)
     moved: list[datetime] = []
     for number, bound in enumerate(bounds):
         # What lies before every floor is left out first: nothing has to move because of it.
         before = moved[-1] if moved else None
-        moved.append(_moved(max(bound, bottom), before, floors, last=number == len(starts)))
+        moved.append(_moved(max(bound, bottom), before, floors, erased, last=number == len(starts)))
     kept = sorted(set(moved))
     if len(kept) == 1:
         return Answerable([end], end, False)
     return Answerable(kept[:-1], kept[-1], kept == bounds)
 
 
-def _moved(bound: datetime, before: datetime | None, floors: Floors, *, last: bool) -> datetime:
+def _moved(
+    bound: datetime, before: datetime | None, floors: Floors, erased: Collection[datetime], *, last: bool
+) -> datetime:
     """Where the bound can be, next after `before` (None: it is the first)."""
 
     def needed(floor: datetime) -> datetime:
@@ -66,7 +72,7 @@ def _moved(bound: datetime, before: datetime | None, floors: Floors, *, last: bo
         return bound if before is None else max(before, floor)
 
     hour = floor_hour(bound)
-    if bound != hour and needed(hour) < floors.raw:
+    if bound != hour and (needed(hour) < floors.raw or hour in erased):
         bound = ceil_hour(bound) if last else hour
     day = floor_day(bound)
     if bound != day and needed(day) < min(floors.raw, floors.hours):

@@ -13,6 +13,7 @@ from common.sites import Site
 from query_svc import wire
 from query_svc.answerable import Answerable, answerable, floors_of
 from query_svc.calendar import bucket_starts, zone_named
+from query_svc.erased import any_erased, erased_hours, reads_raw
 from query_svc.measure import NOTHING, measure_buckets, measure_keys
 from query_svc.range_plan import RangePlan, ceil_hour, floor_hour, plan_range
 from query_svc.requests import (
@@ -132,6 +133,7 @@ def property_breakdown(
     start, end = required_range(request)
     # Only raw events hold properties: what of the range has none any more is left out.
     first = min(max(start, floors_of(site).raw), end)
+    exact = first == start and not any_erased(connection, site.site_id, start, end)
     parameters = {
         "site_id": site.site_id,
         "start": first,
@@ -148,7 +150,7 @@ def property_breakdown(
             )
             for value, events, visitors in rows
         ],
-        metadata=wire.metadata(Answerable([first], end, first == start), _state(connection, site, now)),
+        metadata=wire.metadata(Answerable([first], end, exact), _state(connection, site, now)),
     )
 
 
@@ -193,7 +195,8 @@ def _planned(connection: Connection, site: Site, starts: Sequence[datetime], end
     """Plans the buckets; an outer hour whose every event lies in the range is read as a whole hour, so that
     a range ending "now" does not scan the running hour."""
     floors = floors_of(site)
-    found = answerable(starts, end, floors)
+    erased = erased_hours(connection, site.site_id, [*starts, end], floors.hours)
+    found = answerable(starts, end, floors, erased)
     if found.empty:
         return _Planned(found, RangePlan([], [], []))
     (first, *inner), end = found.starts, found.end
@@ -201,7 +204,10 @@ def _planned(connection: Connection, site: Site, starts: Sequence[datetime], end
         first = floor_hour(first)
     if not _any_event(connection, site, end, ceil_hour(end)):
         end = ceil_hour(end)
-    return _Planned(found, plan_range([first, *inner], end, floors))
+    plan = plan_range([first, *inner], end, floors)
+    if found.exact and reads_raw(plan, erased):
+        found = found._replace(exact=False)
+    return _Planned(found, plan)
 
 
 def _any_event(connection: Connection, site: Site, start: datetime, end: datetime) -> bool:

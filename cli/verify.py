@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import track
 
 from cli.connection import DEFAULT_DATA_DIR, Connection, DataDir, database_url, fail, printable
+from cli.erased_hours import ErasedHours
 from cli.recount_sql import Recount
 from cli.report_range import parse_instant
 from cli.verify_checks import Checks, Span
@@ -49,9 +50,9 @@ def verify(
                         highlight=False,
                     )
                 differences = []
-                for check in track(
-                    list(Checks(site, span, whole=recount.whole_from is None)), "Comparing", console=console
-                ):
+                erased = ErasedHours.read(database, site)
+                checks = Checks(site, span, erased, whole=recount.whole_from is None)
+                for check in track(list(checks), "Comparing", console=console):
                     for _ in range(TRIES):
                         counted, answered = check.counted(recount), check.answered(query)
                         if counted == answered:
@@ -69,6 +70,10 @@ def verify(
         console.print(printable(difference), markup=False, highlight=False)
     if differences:
         raise fail(f"{len(differences)} answers differ from the recount ({len(differences[:_SHOWN])} are shown)")
+    if erased.hours:
+        console.print(
+            f"Left out: the {len(erased.hours)} hours of which visitors were erased, and all that holds any of them."
+        )
     console.print(f"Every answer from {span[0]:%F %T} to {span[1]:%F %T} UTC equals the recount.")
 
 

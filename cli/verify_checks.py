@@ -3,12 +3,14 @@
 import random
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import compress
 from typing import NamedTuple
 
 from footfall.query.v1 import query_pb2
 from footfall.query.v1.query_pb2_grpc import QueryServiceStub
 from google.protobuf.json_format import MessageToDict
 
+from cli.erased_hours import ErasedHours
 from cli.recount_sql import EVENT_DIMENSIONS, SESSION_DIMENSIONS, TOUCH, Measures, Recount, Visitor
 from cli.report_range import time_range
 
@@ -32,26 +34,28 @@ class Check(NamedTuple):
 class Checks:
     """Every answer over a span of a site."""
 
-    def __init__(self, site: str, span: Span, *, whole: bool) -> None:
-        """`whole` is whether all raw events are there: without the oldest nobody can tell who is new."""
+    def __init__(self, site: str, span: Span, erased: ErasedHours, *, whole: bool) -> None:
+        """Of the erased hours nothing can be compared. `whole` is whether all raw events are there: without the oldest nobody can tell who is new."""
         self._site = site
         self._span = span
+        self._erased = erased
         self._whole = whole
 
     def __iter__(self) -> Iterator[Check]:
         """Overview, hours, days, visitors and every dimension of the span, and overviews and two dimensions of random
         ranges."""
-        yield self._overview(self._span)
         for interval, step in ((query_pb2.INTERVAL_HOUR, _HOUR), (query_pb2.INTERVAL_DAY, 24 * _HOUR)):
             yield from self._timeseries(interval, step)
-        for dimension in (*EVENT_DIMENSIONS, *SESSION_DIMENSIONS):
-            yield self._top(dimension, self._span)
+        if not self._erased.touch(*self._span):
+            yield self._overview(self._span)
+            for dimension in (*EVENT_DIMENSIONS, *SESSION_DIMENSIONS):
+                yield self._top(dimension, self._span)
         yield self._visitors()
         rng = random.Random(f"{self._site} {self._span}")  # noqa: S311  # any will do; the same every time help to look
         start, end = self._span
         for _ in range(_RANDOM_RANGES):
             first, last = sorted(start + (end - start) * rng.random() for _ in range(2))
-            if first < last:
+            if first < last and not self._erased.touch(first, last):
                 yield self._overview((first, last))
                 yield self._top("page", (first, last))
                 yield self._top("exit_page", (first, last))
@@ -76,11 +80,15 @@ class Checks:
             floor += _BUCKETS_A_CALL * step
 
     def _buckets(self, interval: query_pb2.Interval.ValueType, starts: list[datetime], span: Span) -> Check:
+        ends = [*starts[1:], span[1]]
+        whole = [not self._erased.touch(*bucket) for bucket in zip(starts, ends, strict=True)]
         request = query_pb2.GetTimeseriesRequest(site=self._site, range=time_range(*span), interval=interval)
         return Check(
             f"{query_pb2.Interval.Name(interval)} of {_shown(span)}",
-            lambda recount: [self._counted(one) for one in recount.per_bucket(starts, span[1])],
-            lambda query: [self._answered(one.metrics) for one in query.GetTimeseries(request).buckets],
+            lambda recount: [*compress(map(self._counted, recount.per_bucket(starts, span[1])), whole)],
+            lambda query: [
+                *compress((self._answered(one.metrics) for one in query.GetTimeseries(request).buckets), whole)
+            ],
         )
 
     def _top(self, dimension: str, span: Span) -> Check:

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from footfall.admin.v1 import admin_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from admin_svc import aggregate, cleanup, compact, delete_site, failed, prune, rebuild, status
+from admin_svc import aggregate, cleanup, compact, delete_site, erase, failed, prune, rebuild, status
 from admin_svc.aggregate import Aggregator
 from admin_svc.pending import backlog
 from common.clock import Clock
@@ -165,6 +165,23 @@ class Maintenance:
         with self._db.connection() as connection:
             page = delete_site.run_once(connection, request.site, self._clock(), limit)
         return admin_pb2.DeleteSiteResponse(deleted=page.deleted, has_more=page.has_more)
+
+    def erase_visitor(self, request: admin_pb2.EraseVisitorRequest) -> admin_pb2.EraseVisitorResponse:
+        """EraseVisitor."""
+        limit = bounded("limit", request.limit, default=erase.DEFAULT_LIMIT, most=erase.MAX_LIMIT)
+        subject = erase.subject_of(request)
+        bound = ("EraseVisitor", request.site, *subject)
+        cursor = self._tokens.open(bound, request.page_token)
+        with self._db.connection() as connection:
+            site_id = find_site(connection, request.site).site_id
+            page = erase.run_once(connection, self._aggregator, site_id, self._clock(), limit, subject, cursor)
+        return admin_pb2.EraseVisitorResponse(
+            events=page.events,
+            sessions=page.sessions,
+            visitors=page.visitors,
+            has_more=page.cursor is not None,
+            next_page_token="" if page.cursor is None else self._tokens.seal(bound, page.cursor),
+        )
 
 
 def _instant(field: str, value: Timestamp) -> datetime:

@@ -6,7 +6,8 @@ In pages, each resumable after any crash:
    failed already stays as it is. Nothing of the site is counted or folded meanwhile, so an event is either counted
    before (and replayed) or still pending: never both, never neither. From the newest batch down, so that batches
    which come in meanwhile do not keep it from ending.
-2. Clearing. Visitors, sessions and rollups are deleted.
+2. Clearing. Visitors, sessions and rollups are deleted, and what is remembered of erased hours: a rebuild counts
+   what raw events are left.
 3. Counting. Aggregation goes on; it takes replays first. What arrived meanwhile follows.
 
 Where raw events have been cleaned up, only what began on or after the first whole day that has all of them (the
@@ -106,6 +107,13 @@ DELETE FROM visitors WHERE site_id = %(site_id)s AND ctid = ANY(ARRAY(
 ))
 """
 
+# Hours whose counts are made from what raw events are left are whole again.
+_CLEAR_ERASED = """
+DELETE FROM erased_hours WHERE site_id = %(site_id)s AND ctid = ANY(ARRAY(
+    SELECT ctid FROM erased_hours WHERE site_id = %(site_id)s AND hour >= %(horizon)s ORDER BY hour LIMIT %(rows)s
+))
+"""
+
 # How many replays are left.
 _LEFT = """
 SELECT coalesce(sum(last_ord - first_ord + 1), 0)::bigint FROM pending_batches WHERE site_id = %(site_id)s AND replay
@@ -192,7 +200,8 @@ def _clear(connection: Connection, site_id: int, rebuild: _Rebuild, limit: int) 
         for dimension in (OVERVIEW.number, *BY_NUMBER)
     ]
     cleared = 0
-    for statement, parameters in (*statements, (_CLEAR_SESSIONS, where), (_CLEAR_VISITORS, where)):
+    others = [(statement, where) for statement in (_CLEAR_SESSIONS, _CLEAR_VISITORS, _CLEAR_ERASED)]
+    for statement, parameters in (*statements, *others):
         cleared += connection.execute(statement, {**parameters, "rows": limit - cleared}).rowcount
         if cleared == limit:
             break

@@ -205,6 +205,12 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         await self._authenticate(context)
         return await self._page(self._maintenance.delete_site, request)
 
+    async def EraseVisitor(
+        self, request: admin_pb2.EraseVisitorRequest, context: Context
+    ) -> admin_pb2.EraseVisitorResponse:
+        await self._authenticate(context)
+        return await self._page(self._maintenance.erase_visitor, request)
+
     async def _page(self, work: Callable[[Request], Result], request: Request) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._pages, work, request)
 

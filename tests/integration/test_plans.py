@@ -7,11 +7,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from admin_svc import compact
+from admin_svc import compact, delete_site, erased_events, erased_visitors
 from common.db import Database, plain_url
 from common.dimensions import OVERVIEW, PAGE
 from common.migrate import migrate
-from query_svc import sources
+from query_svc import erased, sources
 from query_svc.range_plan import plan_range
 from tests.suite import database_on
 
@@ -29,6 +29,16 @@ INSERT INTO rollup_shards (bucket_start, shard, events, pageviews, sessions, bou
 SELECT '2026-01-05'::timestamptz + n % 24 * interval '1 hour', 1 + n / 100, 1, 1, 0, 0, 0, 0,
        1, 1, 2, '/page/' || n % 100
 FROM generate_series(1, 40000) AS n ON CONFLICT DO NOTHING;
+INSERT INTO sessions (started_at, ended_at, visitor_no, site_id, events, pageviews, first_event_id, new_visitor,
+                      session_id)
+SELECT '2026-01-01'::timestamptz + n * interval '1 minute', now(), n % 5000, 1, 1, 1, gen_random_uuid(), true, ''
+FROM generate_series(1, 20000) AS n;
+INSERT INTO failed_events (site_id, batch_id, ord, lane, attempts, received_at, failed_at, error)
+SELECT 1, n / 500, n % 500, 0, 3, now(), now(), '' FROM generate_series(1, 20000) AS n;
+INSERT INTO pending_batches (site_id, lane, batch_id, first_ord, last_ord, received_at, not_before)
+SELECT 1, 0, 40 + n / 500, n % 500, n % 500, now(), now() FROM generate_series(1, 20000) AS n;
+INSERT INTO erased_hours (hour, site_id)
+SELECT '2020-01-01'::timestamptz + n * interval '1 hour', 1 FROM generate_series(1, 20000) AS n;
 ANALYZE;
 """
 
@@ -74,3 +84,37 @@ def test_a_raw_edge_reads_its_own_events_only(grown: psycopg.Connection[Any], di
         explained = plan_of(grown, statement, parameters)
         assert "events_by_time" in explained
         assert "Seq Scan on events" not in explained
+
+
+def test_a_page_of_an_erasure_reads_no_table_through(grown: psycopg.Connection[Any]) -> None:
+    """Nor sorts one: it reads as many rows of an index as it may look at."""
+    page = {"site_id": 1, "rows": 50, "look": 1000, "batch_id": 7, "ord": 3, "visitor_no": 9}
+    subject = {"visitor_id": "visitor 9", "user_id": None}
+    span = {"at": DAY, "until": DAY + timedelta(hours=9)}
+    for statement in (
+        erased_events._SCAN,
+        *erased_events._ASIDE.values(),
+        erased_visitors._VISITOR,
+        *erased_visitors._VISITOR_OF.values(),
+        erased_visitors._SESSIONS,
+        erased_visitors._SESSION_AT,
+    ):
+        parameters = {**page, **subject, **span, "newest": 90, "session_id": ""}
+        assert "Seq Scan" not in plan_of(grown, statement, parameters)
+
+
+def test_a_page_of_a_deletion_reads_its_rows_from_an_index(grown: psycopg.Connection[Any]) -> None:
+    """Of every table that has grown; and nothing is sorted."""
+    grown_tables = ("events", "visitors", "sessions", "rollup_shards", "failed_events", "pending_batches")
+    for table, statement in zip(delete_site._TABLES, delete_site._DELETE, strict=True):
+        if table in grown_tables:
+            plan = plan_of(grown, statement, {"site_id": 1, "rows": 100})
+            assert "Seq Scan" not in plan
+            assert "Sort" not in plan
+
+
+def test_a_report_asks_for_erased_hours_by_the_key(grown: psycopg.Connection[Any]) -> None:
+    """However many a site has."""
+    parameters = {"site_id": 1, "hours": [DAY], "start": DAY, "end": DAY + timedelta(days=9)}
+    for statement in (erased._ERASED, erased._ANY_ERASED):
+        assert "Seq Scan" not in plan_of(grown, statement, parameters)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import psycopg
 from footfall.admin.v1 import admin_pb2
 
+from common.sites import DELETING
 from common.timestamps import to_timestamp
 
 KEPT = timedelta(days=7)
@@ -25,9 +26,11 @@ WHERE site_id = %(site_id)s AND job = %(job)s AND error IS NULL AND started_at =
 )
 """
 
-_ADD = """
+# A run may end after its site was deleted: of that nothing is kept.
+_ADD = f"""
 INSERT INTO job_runs (site_id, job, started_at, finished_at, pages, rows, error)
-VALUES (%(site_id)s, %(job)s, %(started_at)s, %(finished_at)s, %(pages)s, %(rows)s, %(error)s)
+SELECT %(site_id)s, %(job)s, %(started_at)s, %(finished_at)s, %(pages)s, %(rows)s, %(error)s
+WHERE %(site_id)s = {ALL_SITES} OR EXISTS (SELECT FROM sites WHERE site_id = %(site_id)s AND status <> {DELETING})
 ON CONFLICT (site_id, job, started_at) DO UPDATE
 SET finished_at = excluded.finished_at, pages = job_runs.pages + excluded.pages,
     rows = job_runs.rows + excluded.rows, error = coalesce(excluded.error, job_runs.error)

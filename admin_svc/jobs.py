@@ -21,9 +21,10 @@ _ACTIVE_SITES = f"SELECT site_id FROM sites WHERE status <> {DELETING} ORDER BY 
 _SLUG = "SELECT slug FROM sites WHERE site_id = %(site_id)s"
 
 # The sites with an event that failed some time ago.
-_SITES_TO_RETRY = """
+_SITES_TO_RETRY = f"""
 SELECT s.site_id FROM sites s
-WHERE EXISTS (SELECT FROM failed_events f WHERE f.site_id = s.site_id AND f.failed_at <= %(failed_before)s)
+WHERE s.status <> {DELETING}
+  AND EXISTS (SELECT FROM failed_events f WHERE f.site_id = s.site_id AND f.failed_at <= %(failed_before)s)
 ORDER BY s.site_id
 """
 

@@ -99,6 +99,11 @@ def site_not_found(slug: str) -> CallError:
     return CallError(grpc.StatusCode.NOT_FOUND, Reason.SITE_NOT_FOUND, f"there is no site {slug!r}", field="site")
 
 
+def site_closed(slug: str) -> CallError:
+    """PERMISSION_DENIED for events of a site that takes none."""
+    return CallError(grpc.StatusCode.PERMISSION_DENIED, Reason.SITE_DISABLED, f"site {slug!r} takes no events now")
+
+
 def from_exception(error: BaseException) -> CallError:
     """What the client is told of any exception: never a stack trace, SQL or a key."""
     if isinstance(error, CallError):

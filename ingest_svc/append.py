@@ -6,7 +6,8 @@ from datetime import datetime
 
 import psycopg
 
-from common.sites import Site
+from common.errors import site_closed
+from common.sites import DELETING, Site
 from ingest_svc.wire import COPY_COLUMNS, Row
 
 # Arms the keys that are new or expired and answers the others: the duplicates. Sorted, so that two
@@ -27,11 +28,13 @@ SELECT key::text FROM sent WHERE NOT EXISTS (SELECT FROM armed WHERE armed.dedup
 # Stores events; the empty text is NULL.
 _COPY_EVENTS = f"COPY events ({', '.join(COPY_COLUMNS)}) FROM STDIN WITH (NULL '')"
 
-# Queues the new batches of one site for aggregation.
-_ADD_PENDING = """
+# Queues the new batches of one site for aggregation, unless it is being deleted: a call may have waited for long since
+# its key was looked up, and its rows must not outlive the site's.
+_ADD_PENDING = f"""
 INSERT INTO pending_batches (site_id, lane, batch_id, first_ord, last_ord, received_at, not_before)
 SELECT %(site_id)s, lane, batch_id, 0, last_ord, %(now)s, %(now)s
 FROM unnest(%(lanes)s::smallint[], %(batch_ids)s::bigint[], %(last_ords)s::int[]) AS batch (lane, batch_id, last_ord)
+WHERE EXISTS (SELECT FROM sites WHERE site_id = %(site_id)s AND status <> {DELETING})
 """
 
 # Reserves a block of batch numbers; the block is the sequence's increment.
@@ -71,7 +74,8 @@ def append(
 ) -> list[int]:
     """Stores the calls' events in the caller's transaction; returns per call how many were accepted.
 
-    Of several events with one key the first is accepted; the others are duplicates.
+    Of several events with one key the first is accepted; the others are duplicates. Raises CallError when a call's
+    site is being deleted.
     """
     by_site: defaultdict[int, list[tuple[int, Incoming]]] = defaultdict(list)
     for position, call in enumerate(calls):
@@ -99,7 +103,7 @@ def append(
             lines += [
                 f"{row.times}\t{batch_id}\t{site_id}\t{position}\t{row.texts}\n" for position, row in enumerate(rows)
             ]
-        connection.execute(
+        queued = connection.execute(
             _ADD_PENDING,
             {
                 "site_id": site_id,
@@ -109,6 +113,8 @@ def append(
                 "last_ords": [len(rows) - 1 for rows in lanes.values()],
             },
         )
+        if not queued.rowcount:
+            raise site_closed(site_calls[0][1].site.slug)
     if lines:
         with connection.cursor() as cursor, cursor.copy(_COPY_EVENTS) as copy:
             copy.write("".join(lines))

@@ -112,8 +112,8 @@ class GroupCommit:
             calls = [call for call, _ in group]
             try:
                 outcomes: list[int | Exception] = [*await loop.run_in_executor(self._executor, self._commit, calls)]
-            except psycopg.DataError:
-                # One call's data broke the transaction of all: let each stand alone, so that only it fails.
+            except (psycopg.DataError, CallError):
+                # One call's data or site broke the transaction of all: let each stand alone, so that only it fails.
                 _log.exception("a group of %d calls could not be stored; storing them one by one", len(group))
                 outcomes = await loop.run_in_executor(self._executor, self._one_by_one, calls)
             except Exception as error:  # whatever happened, every caller must hear of it

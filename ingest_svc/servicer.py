@@ -8,7 +8,7 @@ import grpc
 from footfall.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 
 from common.clock import Clock
-from common.errors import CallError, Reason
+from common.errors import CallError, Reason, site_closed
 from common.keys import KeyKind, KeyRing, metadata_value
 from common.sites import ACTIVE, Site
 from ingest_svc.append import Incoming
@@ -108,9 +108,7 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         site = key.site
         assert site is not None, "a write key is always a site's"
         if site.status != ACTIVE:
-            raise CallError(
-                grpc.StatusCode.PERMISSION_DENIED, Reason.SITE_DISABLED, f"site {site.slug!r} takes no events now"
-            )
+            raise site_closed(site.slug)
         origin = metadata_value(context, "origin")
         if origin is not None and site.allowed_origins and origin not in site.allowed_origins:
             raise CallError(

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from footfall.admin.v1 import admin_pb2
 from google.protobuf import field_mask_pb2
 
-from admin_svc import compact, delete_site
+from admin_svc import compact, delete_site, job_runs
 from admin_svc.aggregate import Aggregator
 from admin_svc.visitor_numbers import VisitorNumbers
 from common.db import Database
@@ -153,14 +154,43 @@ def test_the_site_itself_stays_for_ten_seconds(suite: Suite, connection: psycopg
     site_id = site_id_of(connection, site)
     marked = datetime.now(UTC)
     assert delete_site.run_once(connection, site.slug, marked, 100).has_more
-    # Let in by a process that has the key still in its cache.
-    assert site.send(batch(event())).accepted == 1
+    # Stored by a transaction that had begun before.
+    connection.execute(
+        "INSERT INTO ingest_dedupes (expires_at, site_id, dedupe_key) VALUES (now(), %s, gen_random_uuid())", (site_id,)
+    )
     almost = marked + timedelta(seconds=10) - timedelta(microseconds=1)
-    page = delete_site.run_once(connection, site.slug, almost, 100)
-    assert (page.deleted > 0, page.has_more) == (True, True)
+    assert delete_site.run_once(connection, site.slug, almost, 100) == (1, True)
     assert delete_site.run_once(connection, site.slug, almost, 100) == (0, True)
     assert delete_site.run_once(connection, site.slug, marked + timedelta(seconds=10), 100) == (0, False)
     assert not any(rows_of(connection, site_id).values())
+
+
+def test_a_call_that_waited_since_its_key_was_known_stores_nothing(
+    suite: Suite, connection: psycopg.Connection[Any]
+) -> None:
+    """The process has the key still in its cache; calls of other sites in the same transaction are stored."""
+    site, other = FootfallSite(suite, "delete"), FootfallSite(suite, "delete")
+    senders = [one for one in (site, other) for _ in range(4)]
+    for one in (site, other):
+        one.send(batch(event()))
+    delete(site)
+    with ThreadPoolExecutor(len(senders)) as pool:
+        calls = [pool.submit(one.send, batch(event())) for one in senders]
+    refused = [refusal_of(call.result) for call in calls[:4]]
+    assert {one.reason for one in refused} == {"SITE_DISABLED"}
+    assert [call.result().accepted for call in calls[4:]] == [1] * 4
+    assert rows_of(connection, site_id_of(connection, site))["events"] == []
+    assert len(rows_of(connection, site_id_of(connection, other))["events"]) == 5
+
+
+def test_a_run_of_a_job_that_ends_after_its_site_is_not_kept(suite: Suite, connection: psycopg.Connection[Any]) -> None:
+    site = FootfallSite(suite, "delete")
+    site_id = site_id_of(connection, site)
+    now = datetime.now(UTC)
+    for kept in (True, False):
+        job_runs.record(connection, job_runs.Run(site_id, "fold", now, now, 1, 1))
+        assert bool(rows_of(connection, site_id)["job_runs"]) is kept
+        delete(site)
 
 
 def test_one_row_a_page_comes_to_an_end(suite: Suite, connection: psycopg.Connection[Any]) -> None:

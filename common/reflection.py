@@ -43,7 +43,11 @@ class CommentedPool:
         return _CommentedFile(self._pool.FindFileByName(name))
 
     def FindFileContainingSymbol(self, symbol: str) -> _CommentedFile:
-        return _CommentedFile(self._pool.FindFileContainingSymbol(symbol))
+        try:
+            return _CommentedFile(self._pool.FindFileContainingSymbol(symbol))
+        except KeyError:
+            # The pool does not look into services, and `grpcurl describe` asks for RPCs by name.
+            return _CommentedFile(self._pool.FindMethodByName(symbol).containing_service.file)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._pool, name)

@@ -16,6 +16,8 @@ from typing import NamedTuple
 import psycopg
 import pytest
 from footfall.admin.v1 import admin_pb2
+from footfall.ingest.v1 import ingest_pb2
+from footfall.query.v1 import query_pb2
 
 from admin_svc.job_runs import ALL_SITES, Run, record
 from cli.suite import running_suite
@@ -220,6 +222,17 @@ def test_every_command_of_the_cookbook_prints_what_it_shows(request: pytest.Fixt
             assert shape_of(recipe, printed) == shape_of(recipe, recipe.shown), (
                 f"{heading}:\n{recipe.commands}\nprinted\n{printed}"
             )
+
+
+def test_every_rpc_is_in_the_cookbook() -> None:
+    """As a command, or named beside the one it is like."""
+    page = PAGE.read_text()
+    files = (admin_pb2, ingest_pb2, query_pb2)
+    rpcs = [
+        method for file in files for service in file.DESCRIPTOR.services_by_name.values() for method in service.methods
+    ]
+    commands = "".join(recipe.commands for recipe in recipes(page))
+    assert [rpc.name for rpc in rpcs if f"Service/{rpc.name}" not in commands and f"`{rpc.name}`" not in page] == []
 
 
 @pytest.mark.parametrize(

@@ -1,90 +1,16 @@
 """An event that cannot be counted is set aside alone; nothing else waits for it or is lost with it."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from datetime import timedelta
+from typing import TYPE_CHECKING
 
-import psycopg
 import pytest
 
-from admin_svc.aggregate import Aggregator, Page
-from admin_svc.visitor_numbers import VisitorNumbers
-from common.db import Database
 from tests.footfall_site import FootfallSite
-from tests.recount import RawEvent
+from tests.poison import Worker, bad_event, poisoned
 from tests.traffic import assert_recounts, batch_of, made_up, metadata_of
 
 if TYPE_CHECKING:
     from tests.suite import Suite
-
-LIMIT = 1000
-POISON = "/poison"
-
-
-@dataclass
-class Worker:
-    """An aggregator of the test's own, with a clock of the test's own."""
-
-    aggregator: Aggregator
-    connection: psycopg.Connection[Any]
-    now: datetime
-
-    def run(self) -> list[Page]:
-        """Pages until nothing is due, of every site in its turn."""
-        pages = []
-        while (page := self.aggregator.run_once(self.connection, self.now, LIMIT)).worked:
-            pages.append(page)
-            assert len(pages) < 200, "it does not come to an end"
-        return pages
-
-    def counts(self, table: str, site: FootfallSite) -> int:
-        of_site = "(SELECT site_id FROM sites WHERE slug = %s)"
-        row = self.connection.execute(f"SELECT count(*) FROM {table} WHERE site_id = {of_site}", (site.slug,))
-        found: int = row.fetchall()[0][0]
-        return found
-
-
-@pytest.fixture
-def worker(suite: "Suite") -> Iterator[Worker]:
-    numbers, db = (Database(suite.database_url, application="test") for _ in range(2))
-    with db.connection() as connection:
-        # What the other tests of the session have left.
-        made = Worker(Aggregator(VisitorNumbers(numbers)), connection, datetime.now(UTC))
-        made.run()
-        made.now += timedelta(minutes=1)
-        yield made
-    db.close()
-    numbers.close()
-
-
-@contextmanager
-def poisoned(worker: Worker, table: str, column: str, sqlstate: str = "P0001") -> Iterator[None]:
-    """Every attempt to write a row with the poison in that column fails."""
-    worker.connection.execute(
-        f"""
-        CREATE FUNCTION refuse_poison() RETURNS trigger LANGUAGE plpgsql AS
-        $$ BEGIN RAISE EXCEPTION 'this is poison' USING ERRCODE = '{sqlstate}'; END $$;
-        CREATE TRIGGER poison BEFORE INSERT OR UPDATE ON {table} FOR EACH ROW
-        WHEN (NEW.{column} = '{POISON}') EXECUTE FUNCTION refuse_poison();
-        """
-    )
-    try:
-        yield
-    finally:
-        worker.connection.execute(f"DROP TRIGGER poison ON {table}; DROP FUNCTION refuse_poison()")
-
-
-def bad_event(column: str, number: int = 1) -> RawEvent:
-    """An event of a visitor of its own, so that it is alone under the poisoned key."""
-    return RawEvent(
-        event_id=f"00000000-0000-7000-8000-{number:012}",
-        type="pageview",
-        occurred_at=made_up(0, visitors=1, events=1)[0].occurred_at,
-        visitor_id=POISON if column == "visitor_id" else f"poisoner {number}",
-        path=POISON,
-    )
 
 
 @pytest.mark.parametrize(

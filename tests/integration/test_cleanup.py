@@ -1,0 +1,247 @@
+"""CleanupSite: one budget over all kinds of rows, honest about what is left, and all or nothing."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from functools import partial
+from itertools import accumulate, count
+from typing import Any
+
+import grpc
+import psycopg
+import pytest
+from footfall.admin.v1 import admin_pb2
+
+from admin_svc import cleanup as product
+from common.sites import find_site
+from tests.footfall_site import FootfallSite
+from tests.property.cuts import Scissors, cut_everywhere
+from tests.recount import DAY, SECOND
+from tests.refusals import Refusal, invalid, refusal_of
+from tests.suite import Suite
+from tests.traffic import START, batch_of, made_up
+from tests.upkeep import (
+    KINDS,
+    added,
+    cleanup,
+    cleanup_page,
+    cleanup_pages,
+    counts_of,
+    everything,
+    fold,
+    instant,
+    keep_all,
+    site_id_of,
+    sizes,
+)
+
+LATER = START + 400 * DAY
+"""By then all that the traffic left has expired."""
+
+Connection = psycopg.Connection[Any]
+_seeds = count(500)
+
+
+def expired_site(suite: Suite, *, visitors: int = 3, events: int = 12, prefix: str = "expired") -> FootfallSite:
+    """A site with some of each kind, counted and folded, all of it expired by LATER."""
+    site = FootfallSite(suite, prefix)
+    site.send(batch_of(made_up(next(_seeds), visitors=visitors, events=events)))
+    site.aggregate()
+    fold(site)
+    keep_all(site, 30, 30, 30)
+    return site
+
+
+def greedy(budget: int, left: dict[str, int]) -> dict[str, int]:
+    """How a budget is spent, kind after kind."""
+    spent = {}
+    for kind in KINDS:
+        spent[kind] = min(budget, left[kind])
+        budget -= spent[kind]
+    return spent
+
+
+def boundaries() -> Iterator[tuple[int, int]]:
+    """(a kind, how far from its last row): on it, one before and one behind."""
+    for kind in range(len(KINDS)):
+        for beside in (-1, 0, 1):
+            yield kind, beside
+
+
+@pytest.mark.parametrize(("kind", "beside"), boundaries())
+def test_a_budget_that_ends_beside_the_last_row_of_a_kind_says_whether_there_is_more(
+    suite: Suite, database: Connection, kind: int, beside: int
+) -> None:
+    """Spent exactly at a kind's last row, one before it or with exactly one of the next: what is left is told, is all
+    that is left, and goes with the next page."""
+    site = expired_site(suite)
+    site_id = site_id_of(database, site)
+    left = sizes(database, site_id)
+    assert all(left.values())
+    limit = list(accumulate(left.values()))[kind] + beside
+    page = cleanup_page(site, LATER, limit=limit)
+    assert counts_of(page) == greedy(limit, left)
+    left = {name: left[name] - gone for name, gone in counts_of(page).items()}
+    assert sizes(database, site_id) == left
+    assert page.has_more == any(left.values())
+    # One less than what is left leaves exactly one row.
+    rest = sum(left.values())
+    if rest > 1:
+        page = cleanup_page(site, LATER, limit=rest - 1, token=page.next_page_token)
+        assert page.has_more
+        left = dict.fromkeys(KINDS, 0) | {"visitors": 1}
+        assert sizes(database, site_id) == left
+    page = cleanup_page(site, LATER, limit=1)
+    assert counts_of(page) == left
+    assert not page.has_more
+
+
+@pytest.mark.parametrize("limit", [1, 2, 7])
+def test_has_more_exactly_when_another_call_would_delete_something(
+    suite: Suite, database: Connection, limit: int
+) -> None:
+    """At every page, with the token or without: each deletes its whole budget but for the last one."""
+    site = expired_site(suite, visitors=2, events=5)
+    site_id = site_id_of(database, site)
+    before = sum(sizes(database, site_id).values())
+    pages, has_more, token = 0, True, ""
+    while has_more:
+        page = cleanup_page(site, LATER, limit=limit, token=token if pages % 2 else "")
+        pages, has_more, token = pages + 1, page.has_more, page.next_page_token
+        assert has_more == (sum(sizes(database, site_id).values()) > 0)
+    assert pages == -(-before // limit)
+    assert sum(counts_of(cleanup_page(site, LATER, limit=limit)).values()) == 0
+
+
+def test_two_callers_at_once_delete_each_row_once(suite: Suite, database: Connection) -> None:
+    """Together they say what there was, kind by kind, and both come to their end."""
+    site = expired_site(suite, visitors=5, events=60)
+    site_id = site_id_of(database, site)
+    before = sizes(database, site_id)
+    with ThreadPoolExecutor() as pool:
+        calls = [pool.submit(cleanup, site, LATER, limit=limit) for limit in (3, 5)]
+        totals = [call.result() for call in calls]
+    assert added(iter(totals)) == before
+    assert not any(sizes(database, site_id).values())
+
+
+def test_a_page_that_is_cut_off_anywhere_did_nothing_and_is_done_by_the_next_call(
+    suite: Suite, database: Connection
+) -> None:
+    """The connection is ended after each of its statements: rows and floors are as before."""
+    site = expired_site(suite, visitors=4, events=30)
+    site_id = site_id_of(database, site)
+    before = sizes(database, site_id)
+    told: list[dict[str, int]] = []
+
+    def page(limit: int, scissors: Scissors) -> None:
+        with scissors.connection() as connection:
+            found = product.run_once(connection, find_site(connection, site.slug), instant(LATER), limit)
+            told.append(found.counts)
+
+    for limit in (before["events"] + 1, 10, 20_000):
+        cut_everywhere(suite.database_url, partial(page, limit), lambda: everything(database, site_id))
+    assert added(iter(told)) == before
+    assert not any(sizes(database, site_id).values())
+
+
+@pytest.mark.parametrize("limit", [1, 4, 0])
+def test_a_dry_run_counts_what_the_run_after_it_deletes_and_changes_nothing(
+    suite: Suite, database: Connection, limit: int
+) -> None:
+    """Kind by kind, visitors too, whose sessions go first; at any page size."""
+    site = expired_site(suite, visitors=3, events=8, prefix="dry")
+    site_id = site_id_of(database, site)
+    before, had = everything(database, site_id), sizes(database, site_id)
+    pages = [counts_of(page) for page in cleanup_pages(site, LATER, limit=limit, dry_run=True)]
+    assert all(sum(page.values()) > 0 for page in pages)
+    assert everything(database, site_id) == before
+    assert added(iter(pages)) == had
+    assert cleanup(site, LATER, limit=limit) == had
+    assert cleanup(site, LATER, dry_run=True) == dict.fromkeys(KINDS, 0)
+
+
+def test_a_dry_run_of_a_part_counts_that_part(suite: Suite, database: Connection) -> None:
+    """In the midst of the traffic, where something of each kind stays."""
+    site = expired_site(suite, visitors=12, events=150, prefix="dry-part")
+    for days in range(30, 34):
+        now = START + days * DAY + 12_345 * SECOND
+        before = sizes(database, site_id_of(database, site))
+        counted = cleanup(site, now, limit=13, dry_run=True)
+        assert cleanup(site, now, limit=17) == counted
+        after = sizes(database, site_id_of(database, site))
+        assert {kind: before[kind] - after[kind] for kind in KINDS} == counted
+    assert after["visitors"] < 12
+
+
+def test_other_sites_are_not_touched(suite: Suite, database: Connection) -> None:
+    """Not a row, although all of theirs have expired too."""
+    site, other = expired_site(suite), expired_site(suite)
+    before = everything(database, site_id_of(database, other))
+    cleanup(site, LATER)
+    assert everything(database, site_id_of(database, other)) == before
+
+
+def test_limits_are_made_good_or_refused(suite: Suite, database: Connection) -> None:
+    """0 is the default, too large is coerced, negative is refused and changes nothing."""
+    site = expired_site(suite)
+    total = sum(sizes(database, site_id_of(database, site)).values())
+    assert refusal_of(cleanup_page, site, LATER, limit=-1) == invalid("VALUE_OUT_OF_RANGE", "limit")
+    assert sum(cleanup(site, LATER, dry_run=True).values()) == total
+    page = cleanup_page(site, LATER, limit=2**31 - 1)
+    assert sum(counts_of(page).values()) == total
+    assert not page.has_more
+    other = expired_site(suite)
+    assert not cleanup_page(other, LATER, limit=0).has_more
+
+
+def test_a_token_goes_only_with_its_own_request(suite: Suite) -> None:
+    """Not with another site, another now, none, or the other dry_run."""
+    site, other = expired_site(suite), expired_site(suite)
+    wet = cleanup_page(site, LATER, limit=1).next_page_token
+    dry = cleanup_page(site, LATER, limit=1, dry_run=True).next_page_token
+    refused = invalid("PAGE_TOKEN_INVALID", "page_token")
+    assert refusal_of(cleanup_page, other, LATER, token=wet) == refused
+    assert refusal_of(cleanup_page, site, LATER + 1, token=wet) == refused
+    assert refusal_of(cleanup_page, site, token=wet) == refused
+    assert refusal_of(cleanup_page, site, LATER, token=dry) == refused
+    assert refusal_of(cleanup_page, site, LATER, token=wet, dry_run=True) == refused
+    assert refusal_of(cleanup_page, site, LATER, token=wet[:-2] + "xx") == refused
+    assert cleanup_page(site, LATER, limit=1, token=wet).has_more
+    assert cleanup_page(site, LATER, limit=1, token=dry, dry_run=True).has_more
+
+
+def test_the_pages_of_a_run_share_the_now_of_its_first(suite: Suite, database: Connection) -> None:
+    """Without one it is the present when the run began: what expires meanwhile is left to the next run."""
+    site = expired_site(suite)
+    first = cleanup_page(site, limit=1)
+    rest = cleanup_page(site, token=first.next_page_token)
+    assert not rest.has_more
+    assert not any(sizes(database, site_id_of(database, site)).values())
+
+
+@pytest.mark.parametrize("now", [datetime(1, 1, 1, tzinfo=UTC), datetime(1969, 7, 20, tzinfo=UTC)])
+def test_an_early_now_expires_nothing(suite: Suite, database: Connection, now: datetime) -> None:
+    """Nor is it an error: retention counted back from it would lie before all time."""
+    site = expired_site(suite)
+    before = everything(database, site_id_of(database, site))
+    keep_all(site, 36_500, 36_500, 365_000)
+    micros = (now - datetime(1970, 1, 1, tzinfo=UTC)) // (instant(1) - instant(0))
+    assert cleanup(site, micros) == dict.fromkeys(KINDS, 0)
+    assert everything(database, site_id_of(database, site))[0] == before[0]
+
+
+def test_a_site_under_rebuild_is_not_cleaned_up(suite: Suite) -> None:
+    """It says that the site is busy, and when to come again; afterwards it goes on."""
+    site = expired_site(suite)
+
+    def rebuild(token: str) -> Any:
+        request = admin_pb2.RebuildSiteRequest(site=site.slug, limit=3, page_token=token)
+        return site.operator.RebuildSite(request, metadata=site.as_admin)
+
+    page = rebuild("")
+    while page.has_more:
+        busy = refusal_of(cleanup_page, site, LATER)
+        assert busy == Refusal(grpc.StatusCode.UNAVAILABLE, "SITE_BUSY")
+        page = rebuild(page.next_page_token)
+    assert sum(cleanup(site, LATER).values()) > 0

@@ -48,7 +48,7 @@ DELETE FROM rollup_shards
 WHERE site_id = %(site_id)s AND ctid = ANY(ARRAY(
     SELECT ctid FROM rollup_shards
     WHERE site_id = %(site_id)s AND interval = {HOUR} AND dimension = %(dimension)s AND shard > 0
-      AND bucket_start >= %(day)s AND bucket_start < %(next_day)s
+      AND bucket_start >= %(start)s AND bucket_start < %(next_day)s
     ORDER BY bucket_start LIMIT %(limit)s
 ))
 RETURNING bucket_start, key, events, pageviews, sessions, bounces, duration_us, new_visitors, visitors
@@ -105,7 +105,7 @@ class Folded(NamedTuple):
     keys: int = 0
     """Folded rows, of hours and days, that they went into."""
     position: Position = START
-    """Where they were; the next page begins here."""
+    """Where they were; what is left begins here."""
 
 
 def sites_with_deltas(connection: Connection) -> list[int]:
@@ -113,15 +113,17 @@ def sites_with_deltas(connection: Connection) -> list[int]:
     return [row[0] for row in connection.execute(_SITES_WITH_DELTAS)]
 
 
-def run_once(connection: Connection, site_id: int, limit: int, position: Position = START) -> Folded:
-    """Folds up to `limit` deltas of one dimension and day that no other worker holds, the first at or after
-    `position`; `connection` is in autocommit.
+def run_once(
+    connection: Connection, site_id: int, limit: int, position: Position = START, newest: int = _ANY_SHARD
+) -> Folded:
+    """Folds up to `limit` deltas of one dimension and day that no other worker holds, from the first on that is at or
+    after `position` and of a shard up to `newest`; `connection` is in autocommit.
 
     An empty Folded: there is nothing to fold there, or others hold all of it, or a rebuild holds the site. Raises a
     DatabaseFault, and then nothing was done.
     """
     dimension, start = position
-    while (found := next_delta(connection, site_id, (dimension, start))) is not None:
+    while (found := next_delta(connection, site_id, (dimension, start), newest)) is not None:
         dimension, hour = found
         day = hour.replace(hour=0)
         with connection.transaction():
@@ -129,7 +131,7 @@ def run_once(connection: Connection, site_id: int, limit: int, position: Positio
                 return Folded()
             lock = fold_lock(site_id, dimension, (day - EPOCH).days)
             row = connection.execute("SELECT pg_try_advisory_xact_lock(%s, %s)", lock).fetchone()
-            folded = fold_day(connection, site_id, dimension, day, limit) if row and row[0] else Folded()
+            folded = fold_day(connection, site_id, dimension, hour, limit) if row and row[0] else Folded()
         if folded.shards:
             return folded._replace(position=(dimension, hour))
         # Another worker holds this day or has just folded it: go on behind it.
@@ -152,10 +154,11 @@ def next_delta(connection: Connection, site_id: int, position: Position, newest:
     return None if row is None else (row[0], row[1])
 
 
-def fold_day(connection: Connection, site_id: int, dimension: int, day: datetime, limit: int) -> Folded:
-    """Folds up to `limit` deltas of the day in the caller's transaction, which holds the day's lock."""
-    where = {"site_id": site_id, "dimension": dimension}
-    deltas = _rows(connection, _TAKE_DELTAS, {**where, "day": day, "next_day": day + _ONE_DAY, "limit": limit})
+def fold_day(connection: Connection, site_id: int, dimension: int, start: datetime, limit: int) -> Folded:
+    """Folds up to `limit` deltas of the day from the hour `start` on, in the caller's transaction, which holds the
+    day's lock. What is written meanwhile to earlier hours must not keep a run of pages from its end."""
+    where, day = {"site_id": site_id, "dimension": dimension}, start.replace(hour=0)
+    deltas = _rows(connection, _TAKE_DELTAS, {**where, "start": start, "next_day": day + _ONE_DAY, "limit": limit})
     counters: defaultdict[Place, list[int]] = defaultdict(lambda: [0] * len(_COUNTERS))
     visitors: defaultdict[Place, list[bytes]] = defaultdict(list)
 

@@ -75,11 +75,11 @@ class Maintenance:
             # What is written from the first page on is left to later runs, so that the pages end under load too.
             newest, dimension, hour = cursor or (compact.newest_shard(connection), -1, 0)
             position = (int(dimension), EPOCH + timedelta(microseconds=int(hour)))
-            page = compact.run_once(connection, site_id, limit, position)
+            page = compact.run_once(connection, site_id, limit, position, int(newest))
             left = compact.next_delta(connection, site_id, page.position, int(newest)) if page.shards else None
         token = ""
         if left is not None:
-            dimension, start = page.position
+            dimension, start = left
             token = self._tokens.seal(bound, [int(newest), dimension, duration_micros(start - EPOCH)])
         return admin_pb2.CompactRollupsResponse(
             compacted_shards=page.shards,

@@ -65,7 +65,7 @@ def test_a_page_of_folding_goes_straight_to_its_deltas(grown: psycopg.Connection
     plan = plan_of(
         grown,
         compact._TAKE_DELTAS,
-        {"site_id": 1, "dimension": 2, "day": DAY, "next_day": DAY + timedelta(days=1), "limit": 100},
+        {"site_id": 1, "dimension": 2, "start": DAY, "next_day": DAY + timedelta(days=1), "limit": 100},
     )
     assert "Tid Scan" in plan
     assert "Seq Scan" not in plan

@@ -11,6 +11,7 @@ from common.sites import DELETING
 from common.timestamps import to_timestamp
 
 KEPT = timedelta(days=7)
+JOBS = ("aggregate", "cleanup", "fold", "prune", "retry")
 ALL_SITES = 0
 """The site_id of a run that was not for one site."""
 _TOLD_AS_ONE = timedelta(minutes=1)
@@ -44,10 +45,15 @@ DELETE FROM job_runs WHERE site_id = %(site_id)s AND ctid = ANY(ARRAY(
 ))
 """
 
-# The last run of each job of the sites.
+# The last run of each job of the sites: one index probe each, however many runs there were.
 _LAST = """
-SELECT DISTINCT ON (site_id, job) site_id, job, started_at, finished_at, pages, rows, error FROM job_runs
-WHERE site_id = ANY(%(site_ids)s) ORDER BY site_id, job, started_at DESC
+SELECT s.site_id, j.job, last.*
+FROM unnest(%(site_ids)s::int[]) AS s (site_id) CROSS JOIN unnest(%(jobs)s::text[]) AS j (job)
+CROSS JOIN LATERAL (
+    SELECT started_at, finished_at, pages, rows, error FROM job_runs r
+    WHERE r.site_id = s.site_id AND r.job = j.job ORDER BY started_at DESC LIMIT 1
+) AS last
+ORDER BY s.site_id, j.job
 """
 
 Connection = psycopg.Connection[Any]
@@ -79,7 +85,7 @@ def last_runs(connection: Connection, site_ids: Sequence[int]) -> dict[int, list
     """The last run of each job, by site."""
     found: dict[int, list[admin_pb2.JobRun]] = {site_id: [] for site_id in site_ids}
     for site_id, job, started_at, finished_at, pages, rows, error in connection.execute(
-        _LAST, {"site_ids": list(site_ids)}
+        _LAST, {"site_ids": list(site_ids), "jobs": list(JOBS)}
     ):
         found[site_id].append(
             admin_pb2.JobRun(

@@ -43,7 +43,7 @@ NOTHING = Done(0, False)
 
 
 class Job(NamedTuple):
-    """One job. Both functions take a connection in autocommit and raise a DatabaseFault."""
+    """One job, named as in job_runs.JOBS. Both functions take a connection in autocommit and raise a DatabaseFault."""
 
     name: str
     seconds: float

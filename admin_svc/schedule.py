@@ -9,7 +9,6 @@ import threading
 import time
 from datetime import datetime
 
-import psycopg
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from admin_svc import job_runs
@@ -61,47 +60,50 @@ class Schedule:
 
     def run_once(self, name: str) -> None:
         """One run of a job. What goes wrong is logged and written down, never raised: the next run tries again."""
-        job = self._jobs[name]
+        runs: dict[int, job_runs.Run] = {}
         try:
             with self._db.connection() as connection:
-                self._run(connection, job)
+                self._run(connection, self._jobs[name], runs)
+            if runs:
+                # Another connection: that of the run may have been lost with the last page.
+                with self._db.connection() as connection:
+                    for run in runs.values():
+                        job_runs.record(connection, run)
         except DatabaseFault as error:
             _log.warning("%s could not run: %s", name, error)
+        except Exception:
+            _log.exception("%s failed", name)
 
-    def _run(self, connection: Connection, job: Job) -> None:
+    def _run(self, connection: Connection, job: Job, runs: dict[int, job_runs.Run]) -> None:
+        """Writes down in `runs`, by site, what was done."""
         until, pages = time.monotonic() + self._run_seconds, 0
         last = self._last_site[job.name]
         # Whoever came last the time before is behind the others now.
         sites = sorted(job.sites(connection), key=lambda site_id: (site_id <= last, site_id))
-        runs: dict[int, job_runs.Run] = {}
-        try:
-            while sites:
-                for site_id in tuple(sites):
-                    if self._stopping.is_set() or time.monotonic() > until or pages == self._run_pages:
-                        return
-                    self._last_site[job.name] = site_id
-                    pages += 1
-                    started = self._clock()
-                    done, error = self._page(connection, job, site_id)
-                    if not done.more:
-                        sites.remove(site_id)
-                    if done.rows or error:
-                        runs[site_id] = _added(runs.get(site_id), job, site_id, started, self._clock(), done, error)
-        finally:
-            for run in runs.values():
-                job_runs.record(connection, run)
+        while sites:
+            for site_id in tuple(sites):
+                if self._stopping.is_set() or time.monotonic() > until or pages == self._run_pages:
+                    return
+                self._last_site[job.name] = site_id
+                pages += 1
+                started = self._clock()
+                done, error = self._page(connection, job, site_id)
+                if not done.more:
+                    sites.remove(site_id)
+                if done.rows or error:
+                    runs[site_id] = _added(runs.get(site_id), job, site_id, started, self._clock(), done, error)
+                if connection.closed:
+                    return
 
     def _page(self, connection: Connection, job: Job, site_id: int) -> tuple[Done, str | None]:
         """One page, and what it failed with; a site that fails must not hold up the others."""
         try:
             return job.page(connection, site_id), None
-        except psycopg.OperationalError as error:
-            if connection.closed:
-                raise
-            _log.warning("%s of site %d could not run: %s", job.name, site_id, error)
-            return Done(0, False), f"{type(error).__name__}: {error}"
         except Exception as error:
-            _log.exception("%s of site %d failed", job.name, site_id)
+            if isinstance(error, DatabaseFault):
+                _log.warning("%s of site %d could not run: %s", job.name, site_id, error)
+            else:
+                _log.exception("%s of site %d failed", job.name, site_id)
             return Done(0, False), f"{type(error).__name__}: {error}"
 
 

@@ -1,0 +1,357 @@
+"""The schedule: bounded runs, sites in turns, one process at a time for a job of a site, and a row of what was done."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from footfall.admin.v1 import admin_pb2
+
+from admin_svc import job_runs, jobs, status
+from admin_svc.aggregate import Aggregator
+from admin_svc.jobs import Done, Job
+from admin_svc.schedule import Schedule
+from admin_svc.visitor_numbers import VisitorNumbers
+from common.db import Database
+from common.locks import job_lock
+from common.migrate import migrate
+from common.settings import Settings
+from tests.poison import POISON
+from tests.suite import database_on
+
+START = datetime(2026, 1, 5, 12, tzinfo=UTC)
+SITES = (1, 2, 3)
+FOLD_LOCK = 2
+
+_SITES = """
+INSERT INTO sites (site_id, slug, name, status, session_timeout_us, dedupe_retention_us, rollup_shard_count,
+                   allowed_property_keys, denied_property_keys, allowed_origins, created_at, updated_at)
+SELECT n, 'site-' || n, '', 1, 1800000000, 1, 1, '{}', '{}', '{}', %(now)s, %(now)s FROM unnest(%(sites)s::int[]) AS n
+"""
+# `count` events of a site, each a batch of its own and pending.
+_EVENTS = """
+WITH made AS (
+    INSERT INTO events (occurred_at, received_at, batch_id, site_id, ord, event_id, type, visitor_id, path)
+    SELECT %(at)s + n * interval '1 second', %(at)s, %(first)s + n, %(site)s, 0, gen_random_uuid(), 1, 'v' || n %% 5,
+           %(path)s
+    FROM generate_series(1, %(count)s) AS n RETURNING site_id, batch_id
+)
+INSERT INTO pending_batches (site_id, lane, batch_id, first_ord, last_ord, received_at, not_before)
+SELECT site_id, 0, batch_id, 0, 0, %(at)s, %(at)s FROM made
+"""
+
+Connection = psycopg.Connection[Any]
+
+
+@dataclass
+class Bench:
+    """A database of three sites, and schedules on it with one clock."""
+
+    url: str
+    connection: Connection
+    now: datetime = START
+    opened: list[Database] = field(default_factory=list)
+    _batches: int = 0
+
+    def clock(self) -> datetime:
+        return self.now
+
+    def database(self) -> Database:
+        """A pool of its own, as another process has."""
+        self.opened.append(Database(self.url, application="test"))
+        return self.opened[-1]
+
+    def schedule(self, *, seconds: float = 60.0, pages: int = 1_000, made: list[Job] | None = None) -> Schedule:
+        """As another process has it; nothing of it runs by itself."""
+        return Schedule(self.database(), made or self.jobs(), self.clock, run_seconds=seconds, run_pages=pages)
+
+    def jobs(self, **settings: Any) -> list[Job]:
+        """All jobs."""
+        aggregator = Aggregator(VisitorNumbers(self.database()))
+        return jobs.jobs(Settings(database_url=self.url, **settings), aggregator, self.clock)
+
+    def job(self, name: str) -> Job:
+        return next(job for job in self.jobs() if job.name == name)
+
+    def add(self, site_id: int, count: int, *, path: str = "/", at: datetime = START) -> None:
+        """Pending events of a site."""
+        self._batches += 10_000
+        self.connection.execute(
+            _EVENTS, {"site": site_id, "count": count, "first": self._batches, "path": path, "at": at}
+        )
+
+    def count(self, table: str, site_id: int | None = None) -> int:
+        where = "" if site_id is None else f"WHERE site_id = {site_id}"
+        found: int = self.connection.execute(f"SELECT count(*) FROM {table} {where}").fetchall()[0][0]
+        return found
+
+    def told(self, site_id: int) -> dict[str, admin_pb2.JobRun]:
+        """The last run of each job as GetStatus tells it."""
+        with self.opened[0].snapshot() as snapshot:
+            if site_id == job_runs.ALL_SITES:
+                return {run.job: run for run in status.common_runs(snapshot)}
+            found = status.site_rows(snapshot, f"site-{site_id}", "", 2)
+            [state] = status.site_states(snapshot, found, self.now)
+        return {run.job: run for run in state.jobs}
+
+
+@pytest.fixture
+def bench(postgres_url: str) -> Iterator[Bench]:
+    with database_on(postgres_url) as url:
+        db = Database(url, application="test")
+        migrate(db)
+        with db.connection() as connection:
+            connection.execute(_SITES, {"sites": list(SITES), "now": START})
+            made = Bench(url, connection, opened=[db])
+            yield made
+        for opened in made.opened:
+            opened.close()
+
+
+def ticking(bench: Bench, page: Callable[[Connection, int], Done], name: str = "fold") -> Job:
+    """A job on all sites whose page is the test's."""
+    return Job(name, 1.0, lambda _: list(SITES), page)
+
+
+def test_a_run_of_each_job_does_its_work_and_is_told(bench: Bench) -> None:
+    """Aggregate, fold, retry, cleanup and prune, one after another; by site, and prune for all of them."""
+    schedule = bench.schedule()
+    bench.add(1, 20)
+    bench.add(2, 10)
+    schedule.run_once("aggregate")
+    assert bench.count("pending_batches") == 0
+    schedule.run_once("fold")
+    assert bench.connection.execute("SELECT count(*) FROM rollup_shards WHERE shard > 0").fetchone() == (0,)
+    bench.connection.execute(
+        "INSERT INTO ingest_dedupes SELECT %s, 1, gen_random_uuid() FROM generate_series(1, 7)", (START,)
+    )
+    schedule.run_once("prune")
+    bench.connection.execute(
+        "INSERT INTO failed_events SELECT 1, batch_id, 0, 0, 3, %s, %s, 'x' FROM events WHERE site_id = 1 LIMIT 3",
+        (START, START),
+    )
+    bench.now += timedelta(minutes=59)
+    schedule.run_once("retry")
+    assert bench.count("failed_events") == 3
+    bench.now += timedelta(minutes=1)
+    schedule.run_once("retry")
+    assert bench.count("failed_events") == 0
+    bench.connection.execute("DELETE FROM pending_batches")
+    bench.now += timedelta(days=200)
+    schedule.run_once("cleanup")
+    assert (bench.count("events"), bench.count("sessions"), bench.count("visitors")) == (0, 0, 10)
+    told = bench.told(1)
+    assert sorted(told) == ["aggregate", "cleanup", "fold", "retry"]
+    assert (told["aggregate"].rows, told["retry"].rows) == (20, 3)
+    assert all(run.error == "" and run.pages > 0 for run in told.values())
+    assert bench.told(job_runs.ALL_SITES)["prune"].rows == 7
+    assert bench.told(2)["aggregate"].rows == 10
+    assert bench.told(3) == {}
+
+
+def test_a_run_ends_after_its_pages_and_the_next_one_goes_on(bench: Bench) -> None:
+    """However much there is to do."""
+    calls: list[int] = []
+
+    def page(_: Connection, site_id: int) -> Done:
+        calls.append(site_id)
+        return Done(1, True)
+
+    schedule = bench.schedule(pages=7, made=[ticking(bench, page)])
+    for run in range(1, 4):
+        schedule.run_once("fold")
+        assert len(calls) == 7 * run
+    # Round and round: whoever came last is behind the others in the next run.
+    assert calls == [SITES[n % 3] for n in range(21)]
+
+
+def test_a_run_ends_after_its_time_and_sites_take_turns(bench: Bench) -> None:
+    """A run with time for one page only: the next run is for the next site, though the first has more to do."""
+    calls: list[int] = []
+
+    def page(connection: Connection, site_id: int) -> Done:
+        calls.append(site_id)
+        connection.execute("SELECT pg_sleep(0.02)")
+        return Done(1, True)
+
+    schedule = bench.schedule(seconds=0.01, made=[ticking(bench, page)])
+    for _ in range(6):
+        schedule.run_once("fold")
+    assert calls == [1, 2, 3, 1, 2, 3]
+
+
+def test_a_site_that_fails_does_not_hold_up_the_others_and_its_error_is_told(bench: Bench) -> None:
+    """Until a run of it goes well again."""
+    schedule = bench.schedule()
+    for site_id in SITES:
+        bench.add(site_id, 5)
+    schedule.run_once("aggregate")
+    bench.connection.execute(
+        """
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN RAISE EXCEPTION 'not this one'; END $$;
+        CREATE TRIGGER refuse BEFORE DELETE ON rollup_shards FOR EACH ROW WHEN (OLD.site_id = 2)
+        EXECUTE FUNCTION refuse();
+        """
+    )
+    schedule.run_once("fold")
+    unfolded = "SELECT DISTINCT site_id FROM rollup_shards WHERE shard > 0"
+    assert bench.connection.execute(unfolded).fetchall() == [(2,)]
+    assert "not this one" in bench.told(2)["fold"].error
+    assert bench.told(1)["fold"].error == bench.told(3)["fold"].error == ""
+    bench.connection.execute("DROP TRIGGER refuse ON rollup_shards")
+    bench.now += timedelta(seconds=2)
+    schedule.run_once("fold")
+    assert bench.connection.execute(unfolded).fetchall() == []
+    assert bench.told(2)["fold"].error == ""
+
+
+@pytest.mark.parametrize("name", ["fold", "retry", "cleanup"])
+def test_one_process_at_a_time_does_a_job_of_a_site(bench: Bench, name: str) -> None:
+    """While one holds its lock another leaves that site alone, does the others, and waits for nobody; when the first
+    one's connection is killed, it takes over."""
+    one, two = bench.schedule(), bench.schedule()
+    number = {"fold": 2, "retry": 3, "cleanup": 4}[name]
+    table = {"fold": "rollup_shards", "retry": "failed_events", "cleanup": "events"}[name]
+    condition = "WHERE shard > 0" if name == "fold" else ""
+    for site_id in SITES:
+        bench.add(site_id, 5)
+    one.run_once("aggregate")
+    if name == "retry":
+        bench.connection.execute(
+            "INSERT INTO failed_events SELECT site_id, batch_id, 0, 0, 3, %s, %s, 'x' FROM events",
+            (START - timedelta(days=1), START - timedelta(days=1)),
+        )
+    elif name == "cleanup":
+        bench.now += timedelta(days=200)
+    left = f"SELECT DISTINCT site_id FROM {table} {condition} ORDER BY 1"
+    assert bench.connection.execute(left).fetchall() == [(1,), (2,), (3,)]
+    with bench.database().connection() as busy:
+        busy.execute("BEGIN")
+        busy.execute("SELECT pg_advisory_xact_lock(%s, %s)", job_lock(2, number))
+        two.run_once(name)
+        assert bench.connection.execute(left).fetchall() == [(2,)]
+        assert name not in bench.told(2)
+        two.run_once(name)
+        assert bench.connection.execute(left).fetchall() == [(2,)]
+        bench.connection.execute("SELECT pg_terminate_backend(%s, 10000)", (busy.info.backend_pid,))
+    two.run_once(name)
+    assert bench.connection.execute(left).fetchall() == []
+    assert bench.told(2)[name].rows >= 5
+
+
+def test_two_processes_at_once_count_fold_and_clean_up_everything_once(bench: Bench) -> None:
+    """Both at every job at the same time: what they tell adds up to what there was."""
+    one, two = bench.schedule(pages=40), bench.schedule(pages=40)
+    for site_id in SITES:
+        bench.add(site_id, 300)
+    with ThreadPoolExecutor() as pool:
+        for name in ("aggregate", "fold", "cleanup"):
+            if name == "cleanup":
+                bench.now += timedelta(days=200)
+            before = bench.count("events")
+            list(pool.map(lambda schedule, job=name: schedule.run_once(job), (one, two)))
+            if name == "aggregate":
+                assert bench.count("pending_batches") == 0
+                totals = "SELECT sum(events) FROM rollup_shards WHERE dimension = 0 AND interval = 1"
+                assert bench.connection.execute(totals).fetchone() == (before,)
+    assert (bench.count("events"), bench.count("sessions")) == (0, 0)
+    days = "SELECT sum(events), sum(sessions) FROM rollup_shards WHERE dimension = 0 AND interval = 2"
+    assert bench.connection.execute(days).fetchone() == (900, 15)
+
+
+def test_a_connection_that_is_lost_ends_the_run_and_the_next_one_goes_on(bench: Bench) -> None:
+    """What was done before is told, and so is what it ended with."""
+    killed: list[int] = []
+
+    def page(connection: Connection, site_id: int) -> Done:
+        if site_id == 2 and not killed:
+            killed.append(site_id)
+            bench.connection.execute("SELECT pg_terminate_backend(%s, 10000)", (connection.info.backend_pid,))
+        connection.execute("SELECT 1")
+        return Done(1, False)
+
+    schedule = bench.schedule(made=[ticking(bench, page)])
+    schedule.run_once("fold")
+    assert bench.told(1)["fold"].rows == 1
+    assert bench.told(2)["fold"].error != ""
+    assert bench.told(3) == {}
+    bench.now += timedelta(seconds=2)
+    schedule.run_once("fold")
+    assert bench.told(2)["fold"].error == ""
+    assert bench.told(3)["fold"].rows == 1
+
+
+def test_a_poisoned_batch_of_one_site_leaves_the_others_counted(bench: Bench) -> None:
+    """The aggregate job takes it apart within its runs and tells what it counted and set aside."""
+    bench.connection.execute(
+        f"""
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'poison'; END $$;
+        CREATE TRIGGER refuse BEFORE INSERT ON sessions FOR EACH ROW WHEN (NEW.page = '{POISON}')
+        EXECUTE FUNCTION refuse();
+        """
+    )
+    schedule = bench.schedule()
+    bench.add(1, 1, path=POISON, at=START - timedelta(days=1))
+    bench.add(1, 20)
+    bench.add(2, 20)
+    for _ in range(3):
+        schedule.run_once("aggregate")
+        bench.now += timedelta(seconds=20)
+    assert bench.count("failed_events", 1) == 1
+    assert bench.count("pending_batches") == 0
+    assert bench.count("sessions", 2) == 5
+
+
+def test_runs_within_a_minute_are_told_as_one(bench: Bench) -> None:
+    """A row a minute however often a job runs; a run that fails, and the one after it, have rows of their own; a run
+    that finds nothing to do has none."""
+    outcome: list[Done | Exception] = [Done(2, False)]
+
+    def page(_: Connection, site_id: int) -> Done:
+        if isinstance(outcome[0], Exception):
+            raise outcome[0]
+        return outcome[0] if site_id == 1 else Done(0, False)
+
+    schedule = bench.schedule(made=[ticking(bench, page)])
+    for _ in range(90):
+        schedule.run_once("fold")
+        bench.now += timedelta(seconds=1)
+    runs = "SELECT pages, rows, error IS NULL FROM job_runs WHERE site_id = 1 ORDER BY started_at"
+    assert bench.connection.execute(runs).fetchall() == [(60, 120, True), (30, 60, True)]
+    outcome[0] = RuntimeError("broken")
+    schedule.run_once("fold")
+    assert bench.told(1)["fold"].error == "RuntimeError: broken"
+    outcome[0] = Done(1, False)
+    bench.now += timedelta(seconds=1)
+    schedule.run_once("fold")
+    assert [row[1:] for row in bench.connection.execute(runs).fetchall()[2:]] == [(0, False), (1, True)]
+    outcome[0] = Done(0, False)
+    bench.now += timedelta(minutes=5)
+    schedule.run_once("fold")
+    assert bench.count("job_runs") == 4 + 2  # the broken run was of all three sites
+
+
+def test_runs_are_forgotten_after_7_days(bench: Bench) -> None:
+    """Of the same job and site; the last one is always told."""
+    schedule = bench.schedule(made=[ticking(bench, lambda _, site_id: Done(site_id % 2, False))])
+    for _ in range(10):
+        schedule.run_once("fold")
+        bench.now += timedelta(days=1)
+    ages = "SELECT max(%(now)s - started_at) FROM job_runs WHERE site_id = 1"
+    oldest = bench.connection.execute(ages, {"now": bench.now}).fetchall()[0][0]
+    assert oldest == timedelta(days=8)
+    assert bench.count("job_runs", 1) == 8
+
+
+def test_an_interval_of_0_switches_a_job_off_and_aggregate_off_only_aggregation(bench: Bench) -> None:
+    """The RPCs work all the same; the others keep their intervals."""
+    off = bench.jobs(aggregate=False, fold_seconds=0, retry_seconds=0, cleanup_seconds=0, prune_seconds=0)
+    assert {job.name: job.seconds for job in off} == dict.fromkeys(job_runs.JOBS, 0)
+    assert Schedule(bench.database(), off, bench.clock, run_seconds=1, run_pages=1)._scheduler.get_jobs() == []
+    some = bench.jobs(aggregate=False, fold_seconds=3)
+    on = Schedule(bench.database(), some, bench.clock, run_seconds=1, run_pages=1)
+    assert {job.id for job in on._scheduler.get_jobs()} == set(job_runs.JOBS) - {"aggregate"}

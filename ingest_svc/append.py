@@ -8,13 +8,14 @@ import psycopg
 
 from common.errors import site_closed
 from common.sites import DELETING, Site
-from ingest_svc.wire import COPY_COLUMNS, Row
+from ingest_svc.copy_format import COPY_COLUMNS, UuidArray, copy_data, copy_lines
+from ingest_svc.wire import Row
 
 # Arms the keys that are new or expired and answers the others: the duplicates. Sorted, so that two
 # processes that meet on some keys wait for each other in one order. The time is a parameter because a
 # database spread by site refuses now() here.
 _ARM_DEDUPE_KEYS = """
-WITH sent AS (SELECT key FROM unnest(%(keys)s::uuid[]) AS key),
+WITH sent AS (SELECT key FROM unnest(%(keys)s) AS key),
 armed AS (
     INSERT INTO ingest_dedupes AS d (site_id, dedupe_key, expires_at)
     SELECT %(site_id)s, key, %(expires_at)s FROM sent ORDER BY key
@@ -22,11 +23,11 @@ armed AS (
     WHERE d.expires_at <= %(now)s
     RETURNING d.dedupe_key
 )
-SELECT key::text FROM sent WHERE NOT EXISTS (SELECT FROM armed WHERE armed.dedupe_key = sent.key)
+SELECT key FROM sent WHERE NOT EXISTS (SELECT FROM armed WHERE armed.dedupe_key = sent.key)
 """
 
-# Stores events; the empty text is NULL.
-_COPY_EVENTS = f"COPY events ({', '.join(COPY_COLUMNS)}) FROM STDIN WITH (NULL '')"
+# Stores events.
+_COPY_EVENTS = f"COPY events ({', '.join(COPY_COLUMNS)}) FROM STDIN WITH (FORMAT binary)"
 
 # Queues the new batches of one site for aggregation, unless it is being deleted: a call may have waited for long since
 # its key was looked up, and its rows must not outlive the site's.
@@ -81,28 +82,24 @@ def append(
     for position, call in enumerate(calls):
         by_site[call.site.site_id].append((position, call))
     accepted = [0] * len(calls)
-    lines: list[str] = []
+    lines: list[bytes] = []
     for site_id in sorted(by_site):
         site_calls = by_site[site_id]
-        duplicates = _arm_keys(connection, site_calls[-1][1].site, [call for _, call in site_calls], now)
-        lanes: defaultdict[int, list[Row]] = defaultdict(list)
-        seen: set[str] = set()
+        known = _arm_keys(connection, site_calls[-1][1].site, [call for _, call in site_calls], now)
+        lanes: defaultdict[int, list[bytes]] = defaultdict(list)
         for position, call in site_calls:
-            for row in call.rows:
-                key = row.dedupe_key
+            for lane, key, fields in call.rows:
                 if key is not None:
-                    if key in duplicates or key in seen:
+                    if key in known:
                         continue
-                    seen.add(key)
-                lanes[row.lane].append(row)
+                    known.add(key)
+                lanes[lane].append(fields)
                 accepted[position] += 1
         if not lanes:
             continue
         batch_ids = [numbers.take(connection) for _ in lanes]
         for batch_id, rows in zip(batch_ids, lanes.values(), strict=True):
-            lines += [
-                f"{row.times}\t{batch_id}\t{site_id}\t{position}\t{row.texts}\n" for position, row in enumerate(rows)
-            ]
+            lines.append(copy_lines(batch_id, site_id, rows))
         queued = connection.execute(
             _ADD_PENDING,
             {
@@ -117,23 +114,23 @@ def append(
             raise site_closed(site_calls[0][1].site.slug)
     if lines:
         with connection.cursor() as cursor, cursor.copy(_COPY_EVENTS) as copy:
-            copy.write("".join(lines))
+            copy.write(copy_data(lines))
     return accepted
 
 
-def _arm_keys(connection: psycopg.Connection[object], site: Site, calls: list[Incoming], now: datetime) -> set[str]:
+def _arm_keys(connection: psycopg.Connection[object], site: Site, calls: list[Incoming], now: datetime) -> set[bytes]:
     """Arms every key of the calls; returns those that were armed before and have not expired."""
     keys = {row.dedupe_key for call in calls for row in call.rows if row.dedupe_key is not None}
     if not keys:
         return set()
-    rows = connection.execute(
-        _ARM_DEDUPE_KEYS,
-        {
-            # An array literal: the keys are UUIDs, so nothing in it needs quoting.
-            "keys": "{" + ",".join(keys) + "}",
-            "site_id": site.site_id,
-            "expires_at": now + site.dedupe_retention,
-            "now": now,
-        },
-    ).fetchall()
-    return {row[0] for row in rows if isinstance(row, tuple)}
+    with connection.cursor(binary=True) as cursor:
+        rows = cursor.execute(
+            _ARM_DEDUPE_KEYS,
+            {
+                "keys": UuidArray(list(keys)),
+                "site_id": site.site_id,
+                "expires_at": now + site.dedupe_retention,
+                "now": now,
+            },
+        ).fetchall()
+    return {row[0].bytes for row in rows if isinstance(row, tuple)}

@@ -1,67 +1,54 @@
 """Events of a request → rows ready to be stored. Pure.
 
-A row's texts are encoded for COPY here, where calls run side by side, and not in the transaction.
+A row is encoded for COPY here, where calls run side by side, and not in the transaction.
 """
 
 import json
-import re
 import uuid
 import zlib
-from datetime import datetime, timedelta
-from functools import lru_cache
+from collections.abc import Callable
+from datetime import datetime
+from functools import lru_cache, partial
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from footfall.ingest.v1 import ingest_pb2
+from footfall.type.v1 import event_pb2
+from google.protobuf.struct_pb2 import Struct
 
 from common.dimensions import EventType
 from common.errors import Reason
 from common.sites import Site
 from common.timestamps import EPOCH, duration_micros
+from ingest_svc.copy_format import NULL, event_start, json_field, text_field
 from ingest_svc.validate import IngestRequest, Rejection, TimeBounds, checked_id, cut_text, kept_properties
 
-COPY_COLUMNS = (
-    "occurred_at",
-    "received_at",
-    "batch_id",
-    "site_id",
-    "ord",
-    "event_id",
-    "type",
-    "visitor_id",
-    "session_id",
-    "user_id",
-    "event_id_text",
-    "name",
-    "path",
-    "title",
-    "referrer",
-    "source",
-    "device",
-    "browser",
-    "os",
-    "country",
-    "utm_source",
-    "utm_medium",
-    "utm_campaign",
-    "properties",
-)
-"""The columns of `events` in the order in which a row's texts stand."""
-
-_TEXTS = ("visitor_id", "session_id", "user_id", "event_id", "name", "path", "title", "referrer")
 _CONTEXT = ("source", "device", "browser", "os", "country", "utm_source", "utm_medium", "utm_campaign")
 _TYPES = frozenset(EventType)
-_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_TRACK = int(EventType.TRACK)
+
+# Paths, titles and contexts come again and again. What is remembered of them is bounded: short ones, a few MB in all.
+_LONGEST_COMMON_TEXT = 200
+_MOST_COMMON_TEXTS = 16_384
+_COMMON_TEXTS: dict[str, bytes] = {}
+_LONGEST_COMMON_CONTEXT = 400
+_LONGEST_COMMON_PROPERTIES = 200
+
+_to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 class Row(NamedTuple):
-    """One event on its way into the tables; batch_id, site_id and ord come between `times` and `texts`."""
+    """One event on its way into the tables."""
 
     lane: int
-    dedupe_key: str | None
-    """The UUID in lower case, or None for an event that is never a duplicate."""
-    times: str
-    texts: str
+    dedupe_key: bytes | None
+    """The 16 bytes of a UUID, or None for an event that is never a duplicate."""
+    fields: bytes
+    """Its columns from occurred_at on (see copy_format.py)."""
+
+
+# The constructor of a named tuple is a function of Python; this one is not.
+_new_row = cast(Callable[[tuple[int, bytes | None, bytes]], Row], partial(tuple.__new__, Row))
 
 
 def to_rows(request: IngestRequest, site: Site, now: datetime) -> tuple[list[Row], list[ingest_pb2.EventError]]:
@@ -78,20 +65,21 @@ def to_rows(request: IngestRequest, site: Site, now: datetime) -> tuple[list[Row
 
 
 class _Encoder:
-    """Encodes the events of one batch; what they share is read and encoded once.
+    """Encodes the events of one batch; what they share is encoded once.
 
     This is where ingest spends its own time. Each access to a field of a message makes a new object, so every
-    field is read once, and what is short enough to be right is not measured in bytes.
+    field is read once; texts that were encoded before are looked up.
     """
 
     def __init__(self, defaults: ingest_pb2.EventDefaults, site: Site, now: datetime) -> None:
         self._visitor_id, self._session_id, self._user_id = defaults.visitor_id, defaults.session_id, defaults.user_id
-        self._context = [getattr(defaults.context, name) for name in _CONTEXT]
-        self._encoded_context = _encode(_CONTEXT, [cut_text(text) for text in self._context])
+        self._who = b"".join(map(text_field, (self._visitor_id, self._session_id, self._user_id)))
+        self._default_context = defaults.context.SerializeToString()
+        self._context = self._own_context(event_pb2.Context())
         self._bounds = TimeBounds.of(site, now)
         self._now = duration_micros(now - EPOCH)
-        self._received_at = _iso(self._now)
         self._lanes = site.rollup_shard_count
+        self._lane = self._lane_of(self._visitor_id)
         self._allowed, self._denied = frozenset(site.allowed_property_keys), frozenset(site.denied_property_keys)
 
     def row(self, index: int, event: ingest_pb2.Event) -> Row:
@@ -99,91 +87,128 @@ class _Encoder:
         kind = int(event.type)
         if kind not in _TYPES:
             raise Rejection(Reason.EVENT_TYPE_REQUIRED, "type must be PAGEVIEW, TRACK or IDENTIFY")
-        name = checked_id("name", event.name.strip())
-        if not name and kind == EventType.TRACK:
+        name = event.name
+        if name:
+            name = checked_id("name", name.strip())
+        if not name and kind == _TRACK:
             raise Rejection(Reason.EVENT_NAME_REQUIRED, "name is empty; a TRACK event needs one")
-        visitor = checked_id("visitor_id", event.visitor_id) or self._visitor_id
-        session = checked_id("session_id", event.session_id) or self._session_id
-        sent_id = checked_id("event_id", event.event_id)
+        visitor, session, user, sent_id = event.visitor_id, event.session_id, event.user_id, event.event_id
+        if visitor or session:
+            checked_id("visitor_id", visitor)
+            checked_id("session_id", session)
+        event_id = _uuid_bytes(sent_id)
+        if event_id is None:
+            checked_id("event_id", sent_id)
         # Events without a time lie a µs apart, so that those of a batch keep their order.
         timed = event.HasField("occurred_at")
         occurred_at = self._bounds.check(event.occurred_at) if timed else self._now + index
-        event_id, dedupe_key = _identify(event, sent_id, visitor, session, name)
-        texts = [
-            visitor,
-            session,
-            checked_id("user_id", event.user_id) or self._user_id,
-            "" if sent_id == event_id else sent_id,
-            name,
-            cut_text(event.path),
-            cut_text(event.title),
-            cut_text(event.referrer),
-        ]
-        encoded = f"{event_id}\t{kind}\t{_encode(_TEXTS, texts)}\t{self._own_context(event)}\t{self._properties(event)}"
-        lane = zlib.crc32(visitor.encode()) % self._lanes if self._lanes > 1 else 0
-        return Row(lane, dedupe_key, f"{_iso(occurred_at)}\t{self._received_at}", encoded)
+        if visitor or session or user:
+            user = checked_id("user_id", user) or self._user_id
+            who = (
+                _own_text("visitor_id", visitor or self._visitor_id)
+                + _own_text("session_id", session or self._session_id)
+                + _own_text("user_id", user)
+            )
+        else:
+            who = self._who
+        id_text = NULL
+        dedupe_key: bytes | None
+        if event_id is None:
+            if sent_id:
+                id_text = _own_text("event_id", sent_id)
+                dedupe_key = event_id = _hashed(b"event id", sent_id.encode())
+            elif timed:
+                dedupe_key = event_id = self._content_hash(event, visitor, session, name)
+            else:
+                event_id, dedupe_key = uuid.uuid4().bytes, None
+        else:
+            dedupe_key = event_id
+            if sent_id != sent_id.lower():
+                id_text = text_field(sent_id)
+        path, title, referrer = event.path, event.title, event.referrer
+        fields = b"".join(
+            (
+                event_start(occurred_at, self._now, event_id, kind),
+                who,
+                id_text,
+                _COMMON_TEXTS.get(name) or _common_text("name", name),
+                _COMMON_TEXTS.get(path) or _common_text("path", path),
+                _COMMON_TEXTS.get(title) or _common_text("title", title),
+                _COMMON_TEXTS.get(referrer) or _common_text("referrer", referrer),
+                self._own_context(event.context) if event.HasField("context") else self._context,
+                self._properties(event.properties) if event.HasField("properties") else NULL,
+            )
+        )
+        return _new_row((self._lane_of(visitor) if visitor else self._lane, dedupe_key, fields))
 
-    def _own_context(self, event: ingest_pb2.Event) -> str:
-        if not event.HasField("context"):
-            return self._encoded_context
-        context = event.context
-        texts = [
-            cut_text(getattr(context, name) or default) for name, default in zip(_CONTEXT, self._context, strict=True)
-        ]
-        return _encode(_CONTEXT, texts)
+    def _lane_of(self, visitor: str) -> int:
+        return zlib.crc32(visitor.encode()) % self._lanes if self._lanes > 1 else 0
 
-    def _properties(self, event: ingest_pb2.Event) -> str:
-        if not event.HasField("properties"):
-            return ""
-        kept = kept_properties(event.properties, self._allowed, self._denied)
-        # JSON escapes every control character; only its own backslashes need another for COPY.
-        return json.dumps(kept, ensure_ascii=False, separators=(",", ":")).replace("\\", "\\\\") if kept else ""
+    def _content_hash(self, event: ingest_pb2.Event, visitor: str, session: str, name: str) -> bytes:
+        # JSON keeps the parts apart, whatever characters they hold.
+        who = [visitor or self._visitor_id, session or self._session_id]
+        when = event.occurred_at
+        parts = json.dumps([*who, when.seconds, when.nanos, event.type, name, event.path]).encode()
+        properties = event.properties.SerializeToString(deterministic=True)
+        return _hashed(b"event content", parts + b"\0" + properties)
 
+    def _own_context(self, context: event_pb2.Context) -> bytes:
+        own = context.SerializeToString()
+        both = len(own) + len(self._default_context)
+        return (_common_context if both <= _LONGEST_COMMON_CONTEXT else _context_fields)(own, self._default_context)
 
-@lru_cache(maxsize=4096)
-def _iso_second(second: int) -> str:
-    return (EPOCH + timedelta(seconds=second)).strftime("%Y-%m-%dT%H:%M:%S")
-
-
-def _iso(micros: int) -> str:
-    """An instant given in µs since 1970 UTC, as Postgres reads it; events come in close together."""
-    second, micro = divmod(micros, 1_000_000)
-    return f"{_iso_second(second)}.{micro:06d}+00"
-
-
-def _identify(event: ingest_pb2.Event, sent_id: str, visitor: str, session: str, name: str) -> tuple[str, str | None]:
-    """The event's UUID and its dedupe key."""
-    if sent_id:
-        lowered = sent_id.lower()
-        if not _UUID.fullmatch(lowered):
-            lowered = _hashed(b"event id", sent_id.encode())
-        return lowered, lowered
-    if not event.HasField("occurred_at"):
-        return str(uuid.uuid4()), None
-    # JSON keeps the parts apart, whatever characters they hold.
-    when = event.occurred_at
-    parts = json.dumps([visitor, session, when.seconds, when.nanos, event.type, name, event.path]).encode()
-    content = _hashed(b"event content", parts + b"\0" + event.properties.SerializeToString(deterministic=True))
-    return content, content
-
-
-def _hashed(kind: bytes, data: bytes) -> str:
-    """128 bits as the text of a UUID; `kind` keeps ids and contents from ever meeting."""
-    return str(uuid.UUID(bytes=blake2b(data, digest_size=16, person=kind).digest()))
+    def _properties(self, properties: Struct) -> bytes:
+        # What a list of values makes up comes again; what holds an id or a price costs a look-up in vain.
+        sent = properties.SerializeToString()
+        encode = _common_properties if len(sent) <= _LONGEST_COMMON_PROPERTIES else _property_field
+        return encode(sent, self._allowed, self._denied)
 
 
-def _encode(names: tuple[str, ...], texts: list[str]) -> str:
-    """The texts as COPY fields, where the empty text stands for NULL. Raises Rejection for a NUL character."""
-    joined = "\0".join(texts)
-    if joined.count("\0") != len(texts) - 1:
-        field = next(name for name, text in zip(names, texts, strict=True) if "\0" in text)
+def _uuid_bytes(text: str) -> bytes | None:
+    """The 16 bytes of a UUID written with hyphens, in either case; None for any other text."""
+    if len(text) != 36 or text[8:24:5] != "----":
+        return None
+    try:
+        # fromhex passes over white space, and hyphens elsewhere are taken out too: both leave less than 16 bytes.
+        found = bytes.fromhex(text.replace("-", ""))
+    except ValueError:
+        return None
+    return found if len(found) == 16 else None
+
+
+def _hashed(kind: bytes, data: bytes) -> bytes:
+    """128 bits; `kind` keeps ids and contents from ever meeting."""
+    return blake2b(data, digest_size=16, person=kind).digest()
+
+
+def _own_text(field: str, text: str) -> bytes:
+    """The text as a field of a row. Raises Rejection for a NUL character."""
+    if "\0" in text:
         raise Rejection(Reason.TEXT_HAS_NUL, f"{field} holds a NUL character; remove it")
-    if "\\" in joined:
-        joined = joined.replace("\\", "\\\\")
-    if "\t" in joined:
-        joined = joined.replace("\t", "\\t")
-    if "\n" in joined:
-        joined = joined.replace("\n", "\\n")
-    if "\r" in joined:
-        joined = joined.replace("\r", "\\r")
-    return joined.replace("\0", "\t")
+    return text_field(text)
+
+
+def _common_text(field: str, text: str) -> bytes:
+    """As `_own_text`, cut, and remembered if it is short. Raises Rejection as that does."""
+    encoded = _own_text(field, cut_text(text))
+    if len(text) <= _LONGEST_COMMON_TEXT:
+        if len(_COMMON_TEXTS) >= _MOST_COMMON_TEXTS:
+            _COMMON_TEXTS.clear()
+        _COMMON_TEXTS[text] = encoded
+    return encoded
+
+
+def _context_fields(own: bytes, default: bytes) -> bytes:
+    """The columns of a context merged into a default one, both serialised. Raises Rejection for a NUL character."""
+    context = event_pb2.Context.FromString(default + own)
+    return b"".join(_own_text(name, cut_text(getattr(context, name))) for name in _CONTEXT)
+
+
+def _property_field(sent: bytes, allowed: frozenset[str], denied: frozenset[str]) -> bytes:
+    """The column of a serialised Struct. Raises Rejection as `kept_properties` does."""
+    kept = kept_properties(Struct.FromString(sent), allowed, denied)
+    return json_field(_to_json(kept)) if kept else NULL
+
+
+_common_properties = lru_cache(maxsize=4096)(_property_field)
+_common_context = lru_cache(maxsize=2048)(_context_fields)

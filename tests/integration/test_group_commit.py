@@ -143,7 +143,7 @@ def test_a_call_whose_data_cannot_be_stored_fails_alone(gate: Gate) -> None:
 
     async def act(group_commit: GroupCommit) -> list[int | BaseException]:
         bad = gate.call("bad")
-        bad.rows[0] = bad.rows[0]._replace(texts=bad.rows[0].texts + "\tone column too many")
+        bad.rows[0] = bad.rows[0]._replace(fields=bad.rows[0].fields + b"one column too many")
         tasks = [submit(group_commit, call) for call in (gate.call("a"), bad, gate.call("b"))]
         await asyncio.sleep(0)
         gate.opened.set()

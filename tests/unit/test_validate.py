@@ -110,7 +110,7 @@ def test_occurred_at_may_be_anything_from_the_retention_to_24_hours_ahead(value:
 def test_a_uuid_is_itself_in_either_case() -> None:
     """So that ids made in the order of time stay in that order."""
     text = "018df2f0-7c11-7abc-8def-0123456789ab"
-    assert row_of(event_id=text).dedupe_key == row_of(event_id=text.upper()).dedupe_key == text
+    assert row_of(event_id=text).dedupe_key == row_of(event_id=text.upper()).dedupe_key == UUID(text).bytes
 
 
 @pytest.mark.parametrize(
@@ -121,13 +121,13 @@ def test_any_other_id_is_a_hash_of_its_exact_text(text: str) -> None:
     assert len(keys) == 3
     for key in keys:
         assert key is not None
-        assert str(UUID(key)) == key
+        assert len(key) == 16
 
 
 def test_an_event_without_id_and_time_is_never_a_duplicate() -> None:
     one, other = row_of(), row_of()
     assert one.dedupe_key is other.dedupe_key is None
-    assert one.texts[:36] != other.texts[:36]
+    assert one.fields != other.fields
 
 
 CONTENT: dict[str, Any] = {

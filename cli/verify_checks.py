@@ -35,7 +35,8 @@ class Checks:
     """Every answer over a span of a site."""
 
     def __init__(self, site: str, span: Span, erased: ErasedHours, *, whole: bool) -> None:
-        """Of the erased hours nothing can be compared. `whole` is whether all raw events are there: without the oldest nobody can tell who is new."""
+        """Of the erased hours nothing can be compared. `whole` is whether all raw events are there: without the oldest
+        nobody can tell who is new."""
         self._site = site
         self._span = span
         self._erased = erased

@@ -47,14 +47,20 @@ class Database:
             # takes a parallel scan of a whole table for cheaper than the index it has for every report.
             "-c max_parallel_workers_per_gather=0 -c jit=off"
         )
+        self._url = url
+        self._connect_args: dict[str, Any] = {"options": options, "application_name": application, **_CONNECT}
         self.engine = sa.create_engine(
             _driver_url(url),
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=10,
             pool_pre_ping=True,
-            connect_args={"options": options, "application_name": application, **_CONNECT},
+            connect_args=self._connect_args,
         )
+
+    def connect(self) -> psycopg.Connection[Any]:
+        """A connection outside the pool, not in autocommit; the caller's to test and to close."""
+        return psycopg.connect(plain_url(self._url), **self._connect_args)
 
     @contextmanager
     def transaction(self) -> Iterator[sa.Connection]:

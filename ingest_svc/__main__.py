@@ -9,7 +9,7 @@ from common.db import Database
 from common.keys import KeyRing
 from common.server import configure_logging, serve
 from common.settings import Settings
-from ingest_svc.group_commit import GroupCommit, database_commit
+from ingest_svc.group_commit import DatabaseCommit, GroupCommit
 from ingest_svc.servicer import SERVICE, IngestServicer
 
 PORT = 50051
@@ -19,11 +19,13 @@ async def main(settings: Settings) -> None:
     """Serves until told to stop; what was queued by then is committed."""
     db = Database(settings.database_url, application="footfall ingest", pool_size=settings.pool_size)
     keys = KeyRing(db, system_clock)
-    group_commit = GroupCommit(database_commit(db, system_clock), settings.ingest_queue_events)
+    commit = DatabaseCommit(db, system_clock)
+    group_commit = GroupCommit(commit, settings.ingest_queue_events)
     servicer = IngestServicer(keys, group_commit, system_clock, settings.max_batch_events)
 
     async def stop() -> None:
         await group_commit.close()
+        commit.close()
         db.close()
 
     await serve(

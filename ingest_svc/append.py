@@ -3,8 +3,10 @@
 from collections import defaultdict
 from dataclasses import dataclass
 from datetime import datetime
+from uuid import UUID
 
 import psycopg
+from psycopg.rows import tuple_row
 
 from common.errors import site_closed
 from common.sites import DELETING, Site
@@ -81,11 +83,13 @@ def append(
     by_site: defaultdict[int, list[tuple[int, Incoming]]] = defaultdict(list)
     for position, call in enumerate(calls):
         by_site[call.site.site_id].append((position, call))
+    # Every wait for the database is also one for the interpreter's lock, so what can be sent together is.
+    with connection.pipeline():
+        armed = {site_id: _arm_keys(connection, by_site[site_id], now) for site_id in sorted(by_site)}
     accepted = [0] * len(calls)
     lines: list[bytes] = []
-    for site_id in sorted(by_site):
-        site_calls = by_site[site_id]
-        known = _arm_keys(connection, site_calls[-1][1].site, [call for _, call in site_calls], now)
+    for site_id, site_calls in by_site.items():
+        known = {row[0].bytes for row in armed[site_id].fetchall()}
         lanes: defaultdict[int, list[bytes]] = defaultdict(list)
         for position, call in site_calls:
             for lane, key, fields in call.rows:
@@ -118,19 +122,18 @@ def append(
     return accepted
 
 
-def _arm_keys(connection: psycopg.Connection[object], site: Site, calls: list[Incoming], now: datetime) -> set[bytes]:
-    """Arms every key of the calls; returns those that were armed before and have not expired."""
-    keys = {row.dedupe_key for call in calls for row in call.rows if row.dedupe_key is not None}
-    if not keys:
-        return set()
-    with connection.cursor(binary=True) as cursor:
-        rows = cursor.execute(
-            _ARM_DEDUPE_KEYS,
-            {
-                "keys": UuidArray(list(keys)),
-                "site_id": site.site_id,
-                "expires_at": now + site.dedupe_retention,
-                "now": now,
-            },
-        ).fetchall()
-    return {row[0].bytes for row in rows if isinstance(row, tuple)}
+def _arm_keys(
+    connection: psycopg.Connection[object], calls: list[tuple[int, Incoming]], now: datetime
+) -> psycopg.Cursor[tuple[UUID]]:
+    """Arms every key of one site's calls; the rows are those that were armed before and have not expired."""
+    site = calls[-1][1].site
+    keys = {row.dedupe_key for _, call in calls for row in call.rows if row.dedupe_key is not None}
+    return connection.cursor(binary=True, row_factory=tuple_row).execute(
+        _ARM_DEDUPE_KEYS,
+        {
+            "keys": UuidArray(list(keys)),
+            "site_id": site.site_id,
+            "expires_at": now + site.dedupe_retention,
+            "now": now,
+        },
+    )

@@ -21,7 +21,7 @@ from common.errors import CallError, Reason
 from common.migrate import migrate
 from common.sites import Site, find_site
 from ingest_svc.append import Incoming
-from ingest_svc.group_commit import MAX_GROUP_EVENTS, GroupCommit, database_commit
+from ingest_svc.group_commit import MAX_GROUP_EVENTS, DatabaseCommit, GroupCommit
 from ingest_svc.wire import to_rows
 from tests.suite import database_on
 
@@ -39,7 +39,7 @@ class Gate:
     opened: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
-        self._real = database_commit(self.db, system_clock)
+        self._real = DatabaseCommit(self.db, system_clock)
 
     def commit(self, calls: list[Incoming]) -> list[int]:
         self.groups.append(calls)

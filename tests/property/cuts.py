@@ -25,12 +25,18 @@ class Scissors:
     @contextmanager
     def connection(self) -> Iterator[psycopg.Connection[Any]]:
         """A connection in autocommit."""
-        connection = psycopg.connect(self._url, autocommit=True, options="-c timezone=UTC")
-        connection.cursor_factory = self._cursor_factory()
+        connection = self.connect()
+        connection.autocommit = True
         try:
             yield connection
         finally:
             connection.close()
+
+    def connect(self) -> psycopg.Connection[Any]:
+        """A connection not in autocommit; the caller's to close."""
+        connection = psycopg.connect(self._url, options="-c timezone=UTC")
+        connection.cursor_factory = self._cursor_factory()
+        return connection
 
     def _count(self, connection: psycopg.Connection[Any]) -> None:
         self._left -= 1
@@ -71,6 +77,10 @@ class CutDatabase(Database):
         """A connection that may be cut."""
         with self._scissors.connection() as connection:
             yield connection
+
+    def connect(self) -> psycopg.Connection[Any]:
+        """As above."""
+        return self._scissors.connect()
 
 
 def cut_everywhere(url: str, work: Callable[[Scissors], object], state: Callable[[], object]) -> int:

@@ -1,6 +1,6 @@
 """Wherever a process dies, nothing happened or everything did, and going on ends in the same numbers."""
 
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ from common.clock import system_clock
 from common.db import DatabaseFault
 from common.sites import find_site
 from ingest_svc.append import Incoming
-from ingest_svc.group_commit import database_commit
+from ingest_svc.group_commit import DatabaseCommit
 from ingest_svc.wire import to_rows
 from tests.property import examples
 from tests.property.cuts import CutDatabase, Scissors, cut_everywhere
@@ -103,7 +103,8 @@ def test_an_ingest_transaction_cut_after_any_statement_stores_nothing(
 
     def commit(scissors: Scissors) -> None:
         db = CutDatabase(hands.suite.database_url, scissors)
-        told.append(database_commit(db, system_clock)(calls))
+        with closing(DatabaseCommit(db, system_clock)) as group_commit:
+            told.append(group_commit(calls))
 
     ingested = ("events", "ingest_dedupes", "pending_batches")
     state = partial(_rows_of, sites, ingested)

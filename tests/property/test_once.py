@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from common.db import Database
 from common.sites import find_site
 from ingest_svc.append import Incoming
-from ingest_svc.group_commit import database_commit
+from ingest_svc.group_commit import DatabaseCommit
 from ingest_svc.wire import to_rows
 from tests.property import examples
 from tests.property.driver import Hands, PlayedSite, duration, request_of
@@ -51,7 +51,7 @@ def test_a_key_is_armed_for_the_retention_and_then_armed_again(
     armed_until: dict[str, datetime] = {}
     now, total = START, 0
     db = Database(hands.suite.database_url, application="property tests", pool_size=1)
-    commit = database_commit(db, lambda: now)
+    commit = DatabaseCommit(db, lambda: now)
     for pause, calls in data.draw(resendings(stream), label="groups"):
         now += timedelta(microseconds=pause)
         expected = [_accepted(call, armed_until, now) for call in calls]
@@ -62,6 +62,7 @@ def test_a_key_is_armed_for_the_retention_and_then_armed_again(
             group.append(Incoming(known, rows, now))
         assert commit(group) == expected
         total += sum(expected)
+    commit.close()
     db.close()
     site.drain()
     assert site.site.overview(*whole(stream)).events == total

@@ -26,7 +26,7 @@ from bench.query import dashboard_seconds
 from bench.senders import call_all
 from bench.stage import Stage, open_stage
 from cli.suite import migrate_schema
-from ingest_svc.wire import COPY_COLUMNS
+from ingest_svc.copy_format import COPY_COLUMNS
 
 PART = "growth"
 DASHBOARD_GROWTH = 1.5

@@ -17,7 +17,7 @@ import psycopg
 
 from bench.dataset import open_dataset
 from bench.rollups import BY_COST, copy_dimension
-from ingest_svc.wire import COPY_COLUMNS
+from ingest_svc.copy_format import COPY_COLUMNS
 
 BATCH_EVENTS = 250
 """Events that ingest would have stored as one batch: a few calls together."""

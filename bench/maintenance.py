@@ -135,7 +135,7 @@ def bench(admin: Any, query: Any, ingest: Any, database_url: str, options: argpa
         ingest,
         key,
         [
-            batches(per_stream, start + part * length, start + (part + 1) * length, random.Random(part))  # noqa: S311
+            batches(per_stream, start + part * length, start + (part + 1) * length, random.Random(part))
             for part in range(STREAMS)
         ],
     )

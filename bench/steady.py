@@ -44,7 +44,7 @@ FROM events LIMIT 500
 
 def paced(rate: int, seconds: float) -> Iterator[ingest_pb2.IngestStreamRequest]:
     """Batches of the present at a rate; it does not catch up by more than a second of what it missed."""
-    rng = random.Random(2)  # noqa: S311  # the same load every time
+    rng = random.Random(2)  # the same load every time
     until = time.monotonic() + seconds
     due = time.monotonic()
     size = max(1, rate // 20)
@@ -87,7 +87,7 @@ def steady(admin: Any, ingest: Any, database_url: str, options: argparse.Namespa
     )
     key = admin.CreateSite(admin_pb2.CreateSiteRequest(slug=SITE, settings=settings)).write_key
     now = int(time.time())
-    send(ingest, key, [batches(BEFORE, now - 4 * DAY, now - 2 * DAY, random.Random(1))])  # noqa: S311  # as above
+    send(ingest, key, [batches(BEFORE, now - 4 * DAY, now - 2 * DAY, random.Random(1))])  # as above
     while any(state(admin)[1][name] for name in ("pending", "deltas")):
         time.sleep(0.5)
     with psycopg.connect(plain_url(database_url), autocommit=True) as database:

@@ -9,8 +9,9 @@ and nothing that can be read changes. Counters and both forms of visitor sets ar
 take deltas in any order. Two pages never work on one dimension of one day at once: each holds its lock.
 """
 
-from collections import defaultdict
+from collections.abc import Sequence
 from datetime import datetime, timedelta
+from operator import add
 from typing import Any, NamedTuple
 
 import psycopg
@@ -23,7 +24,7 @@ from common.sites import DELETING
 from common.timestamps import EPOCH
 from common.visitor_sets import merge_counts, merge_sets
 
-DEFAULT_LIMIT = 5_000
+DEFAULT_LIMIT = 10_000
 MAX_LIMIT = 50_000
 
 # The sites with something to fold.
@@ -58,7 +59,7 @@ RETURNING bucket_start, key, events, pageviews, sessions, bounces, duration_us, 
 _READ_FOLDED = """
 SELECT r.interval, r.bucket_start, r.key, r.events, r.pageviews, r.sessions, r.bounces, r.duration_us,
        r.new_visitors, r.visitors
-FROM unnest(%(intervals)s::smallint[], %(starts)s::timestamptz[], %(keys)s::text[]) AS w (interval, bucket_start, key)
+FROM unnest(%(intervals)b::smallint[], %(starts)b::timestamptz[], %(keys)b::text[]) AS w (interval, bucket_start, key)
 JOIN rollup_shards r ON r.site_id = %(site_id)s AND r.interval = w.interval AND r.dimension = %(dimension)s
   AND r.bucket_start = w.bucket_start AND r.key = w.key AND r.shard = 0
 """
@@ -68,9 +69,9 @@ _WRITE_FOLDED = """
 INSERT INTO rollup_shards (site_id, dimension, shard, interval, bucket_start, key, events, pageviews, sessions, bounces,
                            duration_us, new_visitors, visitors)
 SELECT %(site_id)s, %(dimension)s, 0, w.*
-FROM unnest(%(intervals)s::smallint[], %(starts)s::timestamptz[], %(keys)s::text[], %(events)s::bigint[],
-            %(pageviews)s::bigint[], %(sessions)s::bigint[], %(bounces)s::bigint[], %(duration_us)s::bigint[],
-            %(new_visitors)s::bigint[], %(visitors)b::bytea[]) AS w
+FROM unnest(%(intervals)b::smallint[], %(starts)b::timestamptz[], %(keys)b::text[], %(events)b::bigint[],
+            %(pageviews)b::bigint[], %(sessions)b::bigint[], %(bounces)b::bigint[], %(duration_us)b::bigint[],
+            %(new_visitors)b::bigint[], %(visitors)b::bytea[]) AS w
 ON CONFLICT (site_id, interval, dimension, bucket_start, key, shard) DO UPDATE
 SET events = excluded.events, pageviews = excluded.pageviews, sessions = excluded.sessions,
     bounces = excluded.bounces, duration_us = excluded.duration_us, new_visitors = excluded.new_visitors,
@@ -80,7 +81,7 @@ SET events = excluded.events, pageviews = excluded.pageviews, sessions = exclude
 # Removes folded rows of which nothing is left, as of an exit page that every session has left behind.
 _DELETE_FOLDED = """
 DELETE FROM rollup_shards r
-USING unnest(%(intervals)s::smallint[], %(starts)s::timestamptz[], %(keys)s::text[]) AS w (interval, bucket_start, key)
+USING unnest(%(intervals)b::smallint[], %(starts)b::timestamptz[], %(keys)b::text[]) AS w (interval, bucket_start, key)
 WHERE r.site_id = %(site_id)s AND r.interval = w.interval AND r.dimension = %(dimension)s
   AND r.bucket_start = w.bucket_start AND r.key = w.key AND r.shard = 0
 """
@@ -159,33 +160,51 @@ def fold_day(connection: Connection, site_id: int, dimension: int, start: dateti
     day's lock. What is written meanwhile to earlier hours must not keep a run of pages from its end."""
     where, day = {"site_id": site_id, "dimension": dimension}, start.replace(hour=0)
     deltas = _rows(connection, _TAKE_DELTAS, {**where, "start": start, "next_day": day + _ONE_DAY, "limit": limit})
-    counters: defaultdict[Place, list[int]] = defaultdict(lambda: [0] * len(_COUNTERS))
-    visitors: defaultdict[Place, list[bytes]] = defaultdict(list)
-
-    def add(place: Place, row: tuple[Any, ...]) -> None:
-        sums = counters[place]
-        for position, value in enumerate(row[:-1]):
-            sums[position] += value
-        if row[-1] is not None:
-            visitors[place].append(row[-1])
-
-    for hour, key, *row in deltas:
-        add((HOUR, hour, key), tuple(row))
-        add((DAY, day, key), tuple(row))
-    for interval, start, key, *row in _rows(connection, _READ_FOLDED, {**where, **_places(list(counters))}):
-        add((interval, start, key), tuple(row))
-
     merge = merge_counts if is_counted(dimension) else merge_sets
-    sets = {place: merge(rows) for place, rows in visitors.items()}
-    left = [place for place, sums in counters.items() if any(sums) or sets.get(place)]
-    gone = [place for place in counters if place not in set(left)]
+    folded = _Sums()
+    for hour, key, *row in deltas:
+        folded.add((HOUR, hour, key), row)
+    # What an hour gains its day gains: the deltas themselves are decoded once.
+    for place, (sums, rows) in list(folded.sums.items()):
+        rows[:] = [merge(rows)] if rows else []
+        folded.add((DAY, day, place[2]), [*sums, rows[0] if rows else None])
+    for interval, at, key, *row in _rows(connection, _READ_FOLDED, {**where, **_places(list(folded.sums))}):
+        folded.add((interval, at, key), row)
+
+    left: list[tuple[Place, list[int], bytes | None]] = []
+    gone: list[Place] = []
+    for place, (sums, rows) in folded.sums.items():
+        visitors = merge(rows) if rows else None
+        if visitors or any(sums):
+            left.append((place, sums, visitors or None))
+        else:
+            gone.append(place)
     if left:
-        columns = {name: [counters[place][index] for place in left] for index, name in enumerate(_COUNTERS)}
-        blobs = [sets.get(place) or None for place in left]
-        connection.execute(_WRITE_FOLDED, {**where, **_places(left), **columns, "visitors": blobs})
+        columns = {name: [sums[index] for _, sums, _ in left] for index, name in enumerate(_COUNTERS)}
+        places = _places([place for place, _, _ in left])
+        connection.execute(_WRITE_FOLDED, {**where, **places, **columns, "visitors": [row[2] for row in left]})
     if gone:
         connection.execute(_DELETE_FOLDED, {**where, **_places(gone)})
     return Folded(len(deltas), len(left))
+
+
+class _Sums:
+    """Counters and rows of visitors, by the folded row they go into."""
+
+    def __init__(self) -> None:
+        self.sums: dict[Place, tuple[list[int], list[bytes]]] = {}
+
+    def add(self, place: Place, row: Sequence[Any]) -> None:
+        """Adds a row: six counters and visitors."""
+        *counters, visitors = row
+        found = self.sums.get(place)
+        if found is None:
+            self.sums[place] = counters, [visitors] if visitors is not None else []
+            return
+        sums, rows = found
+        sums[:] = map(add, sums, counters)
+        if visitors is not None:
+            rows.append(visitors)
 
 
 def _rows(connection: Connection, statement: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:

@@ -59,8 +59,8 @@ class Settings(BaseSettings):
     aggregate_seconds: float = Field(default=0.2, ge=0)
     """How often the admin process aggregates, in s; as for the next four, 0 = not by itself."""
 
-    fold_seconds: float = Field(default=2.0, ge=0)
-    """How often it folds rollup deltas. A hot hour's keys hold one unfolded delta per page of aggregation since."""
+    fold_seconds: float = Field(default=10.0, ge=0)
+    """How often it folds rollup deltas. A hot key holds at most one unfolded delta per page of aggregation since."""
 
     retry_seconds: float = Field(default=3_600.0, ge=0)
     """How often it gives events that failed an hour ago or earlier another three attempts."""

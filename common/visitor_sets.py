@@ -13,7 +13,7 @@ Roaring bitmaps: Lemire et al., "Roaring Bitmaps: Implementation of an Optimized
 
 import struct
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from pyroaring import BitMap
 
@@ -61,9 +61,16 @@ def cardinality_of(head: bytes) -> int | None:
 
 def union_of_sets(rows: Iterable[bytes]) -> BitMap:
     """The visitors of any of the rows."""
-    bitmaps = [BitMap.deserialize(row) for row in rows]
-    if not bitmaps:
-        return BitMap()
+    singles: list[int] = []
+    bitmaps: list[BitMap] = []
+    for row in rows:
+        single = _single(row)
+        if single is None:
+            bitmaps.append(BitMap.deserialize(row))
+        else:
+            singles.append(single)
+    if singles or not bitmaps:
+        bitmaps.append(BitMap(singles))
     return bitmaps[0] if len(bitmaps) == 1 else BitMap.union(*bitmaps)
 
 
@@ -73,7 +80,7 @@ def encode_counts(counts: Mapping[int, int]) -> bytes:
     for visitor, count in counts.items():
         if count:
             groups[count].append(visitor)
-    return b"".join(_encode_group(count, BitMap(groups[count])) for count in sorted(groups))
+    return b"".join(_encode_group(count, groups[count]) for count in sorted(groups))
 
 
 def positive_of_counts(rows: Iterable[bytes]) -> BitMap:
@@ -82,37 +89,58 @@ def positive_of_counts(rows: Iterable[bytes]) -> BitMap:
     return BitMap.union(BitMap(), *(visitors for count, visitors in total.items() if count > 0))
 
 
-def merge_sets(rows: Iterable[bytes]) -> bytes:
+def merge_sets(rows: Sequence[bytes]) -> bytes:
     """One row of plain sets for several."""
-    return encode_set(union_of_sets(rows))
+    return rows[0] if len(rows) == 1 else encode_set(union_of_sets(rows))
 
 
-def merge_counts(rows: Iterable[bytes]) -> bytes:
+def merge_counts(rows: Sequence[bytes]) -> bytes:
     """One row of counts for several."""
+    if len(rows) == 1:
+        return rows[0]
     total = _sum_of_counts(rows)
     return b"".join(_encode_group(count, total[count]) for count in sorted(total) if total[count])
 
 
 def _sum_of_counts(rows: Iterable[bytes]) -> dict[int, BitMap]:
     total: defaultdict[int, BitMap] = defaultdict(BitMap)
+    # Most groups are of one visitor: these are added up as numbers first.
+    singles: defaultdict[int, int] = defaultdict(int)
     for row in rows:
-        for count, visitors in _groups(row):
-            _add_group(total, count, visitors)
+        for count, body in _groups(row):
+            single = _single(body)
+            if single is None:
+                _add_group(total, count, BitMap.deserialize(body))
+            else:
+                singles[single] += count
+    groups: defaultdict[int, list[int]] = defaultdict(list)
+    for visitor, count in singles.items():
+        groups[count].append(visitor)
+    for count, visitors in groups.items():
+        if count:
+            _add_group(total, count, BitMap(visitors))
     return total
 
 
-def _encode_group(count: int, visitors: BitMap) -> bytes:
-    visitors.run_optimize()
-    body = visitors.serialize()
+def _encode_group(count: int, visitors: Collection[int] | BitMap) -> bytes:
+    body = encode_set(visitors)
     return _GROUP.pack(count, len(body)) + body
 
 
-def _groups(row: bytes) -> Iterable[tuple[int, BitMap]]:
+def _single(row: bytes) -> int | None:
+    """The only visitor of a plain set as encode_set writes it; None if there are others or none."""
+    if len(row) != _ONE.size:
+        return None
+    cookie, _, high, _, _, low = _ONE.unpack(row)
+    return high << 16 | low if cookie == _ONE_COOKIE else None
+
+
+def _groups(row: bytes) -> Iterable[tuple[int, bytes]]:
     offset = 0
     while offset < len(row):
         count, size = _GROUP.unpack_from(row, offset)
         offset += _GROUP.size
-        yield count, BitMap.deserialize(row[offset : offset + size])
+        yield count, row[offset : offset + size]
         offset += size
 
 

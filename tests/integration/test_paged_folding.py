@@ -48,7 +48,7 @@ def test_pages_fold_every_delta_once_and_change_no_report(suite: Suite, limit: i
     token, folded, pages = "", 0, 0
     while True:
         page = page_of(site, limit, token)
-        assert 0 < page.compacted_shards <= (limit or 5_000)
+        assert 0 < page.compacted_shards <= (limit or 10_000)
         folded, token, pages = folded + page.compacted_shards, page.next_page_token, pages + 1
         if pages in (1, 7, 40):
             assert_recounts(site, events)

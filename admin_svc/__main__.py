@@ -15,8 +15,9 @@ from common.clock import system_clock
 from common.db import Database
 from common.keys import KeyRing
 from common.secrets_store import page_tokens
-from common.server import configure_logging, serve
+from common.server import serve
 from common.settings import Settings
+from common.workers import run
 
 PORT = 50053
 
@@ -58,6 +59,4 @@ if __name__ == "__main__":
     # A page makes some 100,000 short-lived tuples and no cycles: looking for cycles took a fifth of its time.
     gc.freeze()
     gc.set_threshold(200_000, 20, 20)
-    settings = Settings.from_environment()
-    configure_logging(settings)
-    asyncio.run(main(settings))
+    run("admin_svc", PORT, main)

@@ -29,7 +29,6 @@ _OPTIONS = [
     ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
     ("grpc.max_send_message_length", -1),
     ("grpc.enable_channelz", 1),
-    ("grpc.so_reuseport", 0),
     # Clients on idle connections notice a dead host.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
@@ -39,10 +38,13 @@ Register = Callable[[grpc.aio.Server], None]
 OnStop = Callable[[], Awaitable[None]]
 
 
-def build_server(service: str, register: Register) -> tuple[grpc.aio.Server, Any]:
+def build_server(service: str, register: Register, *, shared_port: bool = False) -> tuple[grpc.aio.Server, Any]:
     """A server with `service` (full name), reflection, health and channelz, not yet listening."""
     server = grpc.aio.server(
-        interceptors=[ErrorInterceptor((service,))], options=_OPTIONS, maximum_concurrent_rpcs=MAX_CONCURRENT_RPCS
+        interceptors=[ErrorInterceptor((service,))],
+        # Shared only on purpose: two servers started at one address by mistake would divide its calls.
+        options=[*_OPTIONS, ("grpc.so_reuseport", int(shared_port))],
+        maximum_concurrent_rpcs=MAX_CONCURRENT_RPCS,
     )
     register(server)
     health_servicer = cast(Any, health).aio.HealthServicer()
@@ -66,18 +68,14 @@ async def serve(
     On `port`, unless the settings say otherwise. Raises RuntimeError when the address cannot be listened on.
     """
     # Before anybody can know that we are there, so that no signal finds us without a handler.
-    stop = _told_to_stop(settings)
-    server, health_servicer = build_server(service, register)
+    stop = told_to_stop(settings)
+    server, health_servicer = build_server(service, register, shared_port=settings.shared_port)
     address = settings.listen or f"127.0.0.1:{port}"
     host, port = address.rpartition(":")[0], _listen(server, address, settings)
     await server.start()
     for name in ("", service):
         await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
-    if settings.address_file:
-        # Renamed into place, so that a reader never sees half of it.
-        partial = settings.address_file.with_suffix(".partial")
-        partial.write_text(f"{host}:{port}")
-        os.replace(partial, settings.address_file)
+    announce(settings, f"{host}:{port}")
     _log.info("%s serves on %s:%d", service, host, port)
     await stop.wait()
     _log.info("%s drains", service)
@@ -85,6 +83,15 @@ async def serve(
     on_drain()
     await server.stop(settings.drain_seconds)
     await on_stop()
+
+
+def announce(settings: Settings, address: str) -> None:
+    """Writes the address file, if the settings name one: calls are answered from now on."""
+    if settings.address_file:
+        # Renamed into place, so that a reader never sees half of it.
+        partial = settings.address_file.with_suffix(".partial")
+        partial.write_text(address)
+        os.replace(partial, settings.address_file)
 
 
 def configure_logging(settings: Settings) -> None:
@@ -103,7 +110,7 @@ def _listen(server: grpc.aio.Server, address: str, settings: Settings) -> int:
     return server.add_insecure_port(address)
 
 
-def _told_to_stop(settings: Settings) -> asyncio.Event:
+def told_to_stop(settings: Settings) -> asyncio.Event:
     """Is set by SIGTERM, by SIGINT and, if the settings say so, by the end of standard input."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -24,6 +24,12 @@ class Settings(BaseSettings):
     stop_with_parent: bool = False
     """Drain and stop when standard input ends, so that no process outlives the one that started it."""
 
+    workers: int = Field(default=1, ge=1)
+    """Processes of the service that share its port."""
+
+    shared_port: bool = False
+    """Let other processes listen on the same port; what workers are told."""
+
     tls_certificate: Path | None = None
     """PEM file; with tls_key, the service speaks TLS only."""
 

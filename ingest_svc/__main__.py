@@ -1,14 +1,13 @@
-"""`python -m ingest_svc`: one ingest process, configured by FOOTFALL_* variables."""
-
-import asyncio
+"""`python -m ingest_svc`: ingest, configured by FOOTFALL_* variables."""
 
 from footfall.ingest.v1 import ingest_pb2_grpc
 
 from common.clock import system_clock
 from common.db import Database
 from common.keys import KeyRing
-from common.server import configure_logging, serve
+from common.server import serve
 from common.settings import Settings
+from common.workers import run
 from ingest_svc.group_commit import DatabaseCommit, GroupCommit
 from ingest_svc.servicer import SERVICE, IngestServicer
 
@@ -39,6 +38,4 @@ async def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    settings = Settings.from_environment()
-    configure_logging(settings)
-    asyncio.run(main(settings))
+    run("ingest_svc", PORT, main)

@@ -1,15 +1,14 @@
 """`python -m query_svc`: one query process, configured by FOOTFALL_* variables."""
 
-import asyncio
-
 from footfall.query.v1 import query_pb2_grpc
 
 from common.clock import system_clock
 from common.db import Database
 from common.keys import KeyRing
 from common.secrets_store import page_tokens
-from common.server import configure_logging, serve
+from common.server import serve
 from common.settings import Settings
+from common.workers import run
 from query_svc.servicer import SERVICE, QueryServicer
 
 PORT = 50052
@@ -38,6 +37,4 @@ async def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    settings = Settings.from_environment()
-    configure_logging(settings)
-    asyncio.run(main(settings))
+    run("query_svc", PORT, main)

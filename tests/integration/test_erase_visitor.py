@@ -399,6 +399,44 @@ def test_erasing_beside_senders_and_workers_changes_no_count(suite: Suite, conne
     assert_counts(site, events)
 
 
+def test_a_late_event_behind_the_place_that_was_reached_goes_too(
+    suite: Suite, connection: psycopg.Connection[Any]
+) -> None:
+    """It was counted between two pages; and no report takes it for a visitor of its own."""
+    site = FootfallSite(suite, "erase")
+    gone = f"<{uuid4().hex[:8]}>"
+    page = admin_pb2.EraseVisitorResponse()
+    for minutes in (range(1, 25), (0, 0.5)):
+        sent = [event(visitor_id=gone) for _ in minutes]
+        for one, minute in zip(sent, minutes, strict=True):
+            one.occurred_at.FromMicroseconds(_TEN + round(minute * _MINUTE))
+        site.send(batch(*sent))
+        site.aggregate()
+        page = erase(site, 5, page.next_page_token, visitor_id=gone)
+        assert (page.events, page.has_more) == (5, True)
+    while page.has_more:
+        page = erase(site, 5, page.next_page_token, visitor_id=gone)
+    assert site.events() == []
+    assert tables_with(connection, gone) == []
+    assert site.overview(_TEN, _TEN + HOUR).events == 26
+
+
+def test_a_page_waits_for_the_workers_and_keeps_them_out(suite: Suite, connection: psycopg.Connection[Any]) -> None:
+    """What a worker is about to write of a visitor would else come after it is gone."""
+    site = FootfallSite(suite, "erase")
+    site.send(batch(event(visitor_id="a")))
+    with opened(suite) as worker:
+        worker.execute("BEGIN")
+        worker.execute("SELECT pg_advisory_xact_lock_shared(%s, -1)", (site_id_of(connection, site),))
+        erasing = threading.Thread(target=erase_all, args=(site,), kwargs={"visitor_id": "a"})
+        erasing.start()
+        erasing.join(0.5)
+        assert erasing.is_alive()
+        worker.execute("COMMIT")
+        erasing.join()
+    assert site.events() == []
+
+
 def test_it_ends_although_its_visitor_goes_on(suite: Suite, connection: psycopg.Connection[Any]) -> None:
     """One event more between any two pages, on time or late; what is left then is a visitor of its own."""
     site = FootfallSite(suite, "erase")

@@ -144,3 +144,22 @@ def test_a_list_is_cut_to_its_default_and_to_1000_rows(fresh: FootfallSite) -> N
             page = getattr(fresh.query, name)(request, metadata=fresh.as_admin)
             assert len(getattr(page, rows)) == length
             assert page.has_more
+
+
+def test_pages_of_every_size_hold_every_visitor_and_session_once(fresh: FootfallSite) -> None:
+    """Newest first, in one order whatever the size, also of those who were first seen at one instant."""
+    for number in range(9):
+        one = event(visitor_id=f"v{number}")
+        one.occurred_at.FromMicroseconds(number // 4 * MINUTE)
+        fresh.send(batch(one))
+    fresh.aggregate()
+    visitors, sessions = fresh.visitors(), fresh.session_rows()
+    assert (
+        [row.first_seen for row in visitors] == [row.start for row in sessions] == [2 * MINUTE, *[MINUTE] * 4, *[0] * 4]
+    )
+    assert {row.visitor_id for row in visitors} == {f"v{number}" for number in range(9)}
+    for page_size in range(1, 11):
+        assert fresh.visitors(page_size=page_size) == visitors
+        assert fresh.session_rows(page_size=page_size) == sessions
+        assert fresh.visitors((0, MINUTE + 1), page_size) == visitors[1:]
+    assert fresh.visitors((0, MINUTE)) == visitors[5:]

@@ -14,7 +14,7 @@ import grpc
 import psycopg
 
 from admin_svc.retention import Expired, expired, floor_to
-from admin_svc.site_gate import DONE, enter
+from admin_svc.site_gate import COUNTING, enter
 from common.errors import CallError, Reason
 from common.locks import cleanup_lock
 from common.page_tokens import Cursor
@@ -37,7 +37,11 @@ _RAISE_FLOOR = """
 UPDATE sites SET {floor} = %(at)s WHERE site_id = %(site_id)s AND ({floor} IS NULL OR {floor} < %(at)s)
 """
 
-_UNDER_REBUILD = f"SELECT EXISTS (SELECT FROM rebuilds WHERE site_id = %(site_id)s AND phase < {DONE})"
+# Until the last replay is counted. A rebuild whose operator went away then is not in the way for ever.
+_UNDER_REBUILD = f"""
+SELECT EXISTS (SELECT FROM rebuilds WHERE site_id = %(site_id)s AND phase < {COUNTING})
+    OR EXISTS (SELECT FROM pending_batches WHERE site_id = %(site_id)s AND replay)
+"""
 
 _KINDS = ("events", "sessions", "hourly_rollups", "daily_rollups", "visitors")
 

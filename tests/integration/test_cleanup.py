@@ -68,7 +68,7 @@ def boundaries() -> Iterator[tuple[int, int]]:
             yield kind, beside
 
 
-@pytest.mark.parametrize(("kind", "beside"), boundaries())
+@pytest.mark.parametrize(("kind", "beside"), list(boundaries()))
 def test_a_budget_that_ends_beside_the_last_row_of_a_kind_says_whether_there_is_more(
     suite: Suite, database: Connection, kind: int, beside: int
 ) -> None:
@@ -234,14 +234,31 @@ def test_an_early_now_expires_nothing(suite: Suite, database: Connection, now: d
 def test_a_site_under_rebuild_is_not_cleaned_up(suite: Suite) -> None:
     """It says that the site is busy, and when to come again; afterwards it goes on."""
     site = expired_site(suite)
-
-    def rebuild(token: str) -> Any:
-        request = admin_pb2.RebuildSiteRequest(site=site.slug, limit=3, page_token=token)
-        return site.operator.RebuildSite(request, metadata=site.as_admin)
-
-    page = rebuild("")
+    page = rebuild_page(site)
     while page.has_more:
         busy = refusal_of(cleanup_page, site, LATER)
         assert busy == Refusal(grpc.StatusCode.UNAVAILABLE, "SITE_BUSY")
-        page = rebuild(page.next_page_token)
+        page = rebuild_page(site, page.next_page_token)
     assert sum(cleanup(site, LATER).values()) > 0
+
+
+def test_a_rebuild_that_its_operator_left_is_over_when_all_is_counted(suite: Suite, database: Connection) -> None:
+    """Aggregation counts what it queued; then the site is cleaned up though nobody asks RebuildSite again."""
+    site = expired_site(suite)
+    site_id = site_id_of(database, site)
+    token = ""
+    while True:
+        token = rebuild_page(site, token).next_page_token
+        counting = "SELECT FROM rebuilds WHERE site_id = %s AND phase = 3"
+        if database.execute(counting, (site_id,)).fetchone() is not None:
+            break
+    assert refusal_of(cleanup_page, site, LATER).reason == "SITE_BUSY"
+    site.aggregate()
+    assert cleanup(site, LATER)["events"] == 12
+
+
+def rebuild_page(site: FootfallSite, token: str = "") -> admin_pb2.RebuildSiteResponse:
+    """One page of a rebuild."""
+    request = admin_pb2.RebuildSiteRequest(site=site.slug, limit=3, page_token=token)
+    page: admin_pb2.RebuildSiteResponse = site.operator.RebuildSite(request, metadata=site.as_admin)
+    return page

@@ -114,17 +114,15 @@ def sites_with_deltas(connection: Connection) -> list[int]:
     return [row[0] for row in connection.execute(_SITES_WITH_DELTAS)]
 
 
-def run_once(
-    connection: Connection, site_id: int, limit: int, position: Position = START, newest: int = _ANY_SHARD
-) -> Folded:
+def run_once(connection: Connection, site_id: int, limit: int, position: Position = START) -> Folded:
     """Folds up to `limit` deltas of one dimension and day that no other worker holds, from the first on that is at or
-    after `position` and of a shard up to `newest`; `connection` is in autocommit.
+    after `position`; `connection` is in autocommit.
 
     An empty Folded: there is nothing to fold there, or others hold all of it, or a rebuild holds the site. Raises a
     DatabaseFault, and then nothing was done.
     """
     dimension, start = position
-    while (found := next_delta(connection, site_id, (dimension, start), newest)) is not None:
+    while (found := next_delta(connection, site_id, (dimension, start))) is not None:
         dimension, hour = found
         day = hour.replace(hour=0)
         with connection.transaction():

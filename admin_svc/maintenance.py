@@ -75,7 +75,7 @@ class Maintenance:
             # What is written from the first page on is left to later runs, so that the pages end under load too.
             newest, dimension, hour = cursor or (compact.newest_shard(connection), -1, 0)
             position = (int(dimension), EPOCH + timedelta(microseconds=int(hour)))
-            page = compact.run_once(connection, site_id, limit, position, int(newest))
+            page = compact.run_once(connection, site_id, limit, position)
             left = compact.next_delta(connection, site_id, page.position, int(newest)) if page.shards else None
         token = ""
         if left is not None:

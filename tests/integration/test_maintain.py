@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,8 @@ def test_a_real_sigint_stops_a_real_process_within_its_page(suite: Suite, databa
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            # Whoever starts the tests in the background has them ignore the signal, and a child inherits that.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
         blocked = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND classid = %s"
         eventually(lambda: database.execute(blocked, (site_id,)).fetchone() is not None)

@@ -15,7 +15,6 @@ JOBS = ("aggregate", "cleanup", "fold", "prune", "retry")
 ALL_SITES = 0
 """The site_id of a run that was not for one site."""
 _TOLD_AS_ONE = timedelta(minutes=1)
-_MAX_ERROR_CHARS = 500
 _PRUNED_A_RUN = 1_000
 
 # Adds to the last run, where that ended well and began less than a minute ago.
@@ -69,6 +68,7 @@ class Run(NamedTuple):
     pages: int
     rows: int
     error: str | None = None
+    """What error_text says of what it ended with."""
 
 
 def record(connection: Connection, run: Run) -> None:
@@ -76,7 +76,6 @@ def record(connection: Connection, run: Run) -> None:
     parameters = {**run._asdict(), "since": run.started_at - _TOLD_AS_ONE}
     if run.error is None and connection.execute(_PROLONG, parameters).rowcount:
         return
-    parameters["error"] = run.error and run.error.replace("\0", "")[:_MAX_ERROR_CHARS]
     connection.execute(_ADD, parameters)
     connection.execute(_PRUNE, {**parameters, "before": run.started_at - KEPT, "rows": _PRUNED_A_RUN})
 

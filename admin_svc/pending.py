@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 
+from admin_svc.error_text import error_text
 from admin_svc.site_gate import COUNTING
 from common.db import LOCK_TIMEOUT_MS
 from common.locks import lane_lock
@@ -18,7 +19,6 @@ from common.sites import DELETING
 
 MAX_ATTEMPTS = 3
 FIRST_BACKOFF = timedelta(seconds=5)
-_MAX_ERROR_CHARS = 500
 
 # Of a pending batch p: a rebuild lets it be claimed. While one queues or clears nothing is, and then its replays come
 # first (see rebuild.py).
@@ -184,7 +184,7 @@ def record_failure(
     error: Exception,
 ) -> int:
     """Takes a failed page apart, in the caller's transaction; returns how many events were set aside."""
-    message = f"{type(error).__name__}: {error}".replace("\0", "")[:_MAX_ERROR_CHARS]
+    message = error_text(error)
     if len(page) > 1:
         connection.execute(_SUSPECT, {**_parameters(site_id, lane, page), "error": message})
         return 0

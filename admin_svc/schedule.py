@@ -12,6 +12,7 @@ from datetime import datetime
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from admin_svc import job_runs
+from admin_svc.error_text import error_text
 from admin_svc.jobs import Connection, Done, Job
 from common.clock import Clock
 from common.db import Database, DatabaseFault
@@ -104,7 +105,7 @@ class Schedule:
                 _log.warning("%s of site %d could not run: %s", job.name, site_id, error)
             else:
                 _log.exception("%s of site %d failed", job.name, site_id)
-            return Done(0, False), f"{type(error).__name__}: {error}"
+            return Done(0, False), error_text(error)
 
 
 def _added(

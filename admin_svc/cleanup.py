@@ -10,12 +10,10 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-import grpc
 import psycopg
 
 from admin_svc.retention import Expired, expired, floor_to
-from admin_svc.site_gate import COUNTING, enter
-from common.errors import CallError, Reason
+from admin_svc.site_gate import enter, refuse_under_rebuild, site_busy
 from common.locks import cleanup_lock
 from common.page_tokens import Cursor
 from common.sites import Site
@@ -23,7 +21,6 @@ from common.timestamps import EPOCH, duration_micros
 
 DEFAULT_LIMIT = 5_000
 MAX_LIMIT = 20_000
-
 
 # Deletes a page of one kind; answers how many rows, and the last one's time.
 _DELETE = """
@@ -35,12 +32,6 @@ SELECT (SELECT count(*) FROM gone), (SELECT max(at) FROM page)
 # Moves a floor forward.
 _RAISE_FLOOR = """
 UPDATE sites SET {floor} = %(at)s WHERE site_id = %(site_id)s AND ({floor} IS NULL OR {floor} < %(at)s)
-"""
-
-# Until the last replay is counted. A rebuild whose operator went away then is not in the way for ever.
-_UNDER_REBUILD = f"""
-SELECT EXISTS (SELECT FROM rebuilds WHERE site_id = %(site_id)s AND phase < {COUNTING})
-    OR EXISTS (SELECT FROM pending_batches WHERE site_id = %(site_id)s AND replay)
 """
 
 _KINDS = ("events", "sessions", "hourly_rollups", "daily_rollups", "visitors")
@@ -72,7 +63,9 @@ def run_once(connection: Connection, site: Site, now: datetime, limit: int) -> P
     with connection.transaction():
         # Two callers delete different rows, one after the other.
         connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", cleanup_lock(site.site_id))
-        _refuse_under_rebuild(connection, site)
+        if not enter(connection, site.site_id):
+            raise site_busy()
+        refuse_under_rebuild(connection, site.site_id)
         for kind in kinds:
             done, last = _delete(connection, site, kind, left)
             counts[kind.name] += done
@@ -147,16 +140,3 @@ def _keys_after(
     return connection.execute(
         f"{kind.select.format(what=keys)} {beyond} ORDER BY {keys} LIMIT %(rows)s", parameters
     ).fetchall()
-
-
-def _refuse_under_rebuild(connection: Connection, site: Site) -> None:
-    row = None
-    if enter(connection, site.site_id):
-        row = connection.execute(_UNDER_REBUILD, {"site_id": site.site_id}).fetchone()
-    if row is None or row[0]:
-        raise CallError(
-            grpc.StatusCode.UNAVAILABLE,
-            Reason.SITE_BUSY,
-            "the site is being rebuilt; try again when RebuildSite has no more",
-            retry_after_ms=5_000,
-        )

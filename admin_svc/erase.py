@@ -16,15 +16,14 @@ events. Its rollups stay, for they hold a number that names nobody any more.
 from datetime import datetime
 from typing import Any, NamedTuple
 
-import grpc
 import psycopg
 from footfall.admin.v1 import admin_pb2
 
 from admin_svc.aggregate import Aggregator
 from admin_svc.erased_events import Budget, erase_aside
 from admin_svc.erased_visitors import Subject, Visitors
-from admin_svc.site_gate import COUNTING, hold
-from common.errors import CallError, Reason, invalid
+from admin_svc.site_gate import hold, refuse_under_rebuild
+from common.errors import Reason, invalid
 from common.page_tokens import Cursor
 
 DEFAULT_LIMIT = 5_000
@@ -36,12 +35,6 @@ _LANE_PATIENCE_MS = 5_000
 # Stages, in their order.
 _COUNT, _FAILED, _WAITING, _VISITORS = range(4)
 _TABLES = {_FAILED: "failed_events", _WAITING: "pending_batches"}
-
-# A rebuild that has not counted everything again: visitors and sessions are not whole.
-_REBUILDING = f"""
-SELECT EXISTS (SELECT FROM rebuilds r WHERE r.site_id = %(site_id)s AND (r.phase < {COUNTING} OR (
-    r.phase = {COUNTING} AND EXISTS (SELECT FROM pending_batches p WHERE p.site_id = %(site_id)s AND p.replay))))
-"""
 
 # The newest batch that is pending or failed: what comes later came after the erasure began.
 _NEWEST = """
@@ -97,7 +90,7 @@ def run_once(
     while worked and counted < limit:
         with connection.transaction():
             hold(connection, site_id)
-            _refuse_under_rebuild(connection, site_id)
+            refuse_under_rebuild(connection, site_id)
             where = {"site_id": site_id, "newest": newest, "now": now}
             if stage != _COUNT or not _one(connection, _UNCOUNTED, where):
                 return _erase(connection, site_id, subject, limit, int(newest), int(stage), position)
@@ -123,16 +116,6 @@ def _erase(
     going_on = visitors.erase(position if stage == _VISITORS else [])
     cursor = None if going_on is None else [newest, _VISITORS, *going_on]
     return Page(events + visitors.events, visitors.sessions, visitors.visitors, cursor)
-
-
-def _refuse_under_rebuild(connection: Connection, site_id: int) -> None:
-    if _one(connection, _REBUILDING, {"site_id": site_id}):
-        raise CallError(
-            grpc.StatusCode.UNAVAILABLE,
-            Reason.SITE_BUSY,
-            "the site is being rebuilt; try again when RebuildSite has no more",
-            retry_after_ms=5_000,
-        )
 
 
 def _one(connection: Connection, statement: str, parameters: dict[str, Any]) -> Any:

@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import grpc
 import psycopg
 
+from common.errors import CallError, Reason
 from common.locks import site_lock
 from common.sites import DELETING
 
@@ -17,6 +19,12 @@ DONE = 4
 _CLOSED = f"""
 SELECT EXISTS (SELECT FROM rebuilds WHERE site_id = %(site_id)s AND phase < {COUNTING})
     OR NOT EXISTS (SELECT FROM sites WHERE site_id = %(site_id)s AND status <> {DELETING})
+"""
+
+# Until the last replay is counted. A rebuild whose operator went away then is not in the way for ever.
+_UNDER_REBUILD = f"""
+SELECT EXISTS (SELECT FROM rebuilds WHERE site_id = %(site_id)s AND phase < {COUNTING})
+    OR EXISTS (SELECT FROM pending_batches WHERE site_id = %(site_id)s AND replay)
 """
 
 Connection = psycopg.Connection[Any]
@@ -38,3 +46,21 @@ def hold(connection: Connection, site_id: int) -> None:
     Raises a DatabaseFault when they do not end within the lock timeout (5 s).
     """
     connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", site_lock(site_id))
+
+
+def refuse_under_rebuild(connection: Connection, site_id: int) -> None:
+    """Raises CallError (UNAVAILABLE) while a rebuild has not counted everything again: visitors and sessions are not
+    whole then. The transaction has entered or holds the site."""
+    row = connection.execute(_UNDER_REBUILD, {"site_id": site_id}).fetchone()
+    if row is None or row[0]:
+        raise site_busy()
+
+
+def site_busy() -> CallError:
+    """UNAVAILABLE for a site that somebody holds alone, or that is being rebuilt."""
+    return CallError(
+        grpc.StatusCode.UNAVAILABLE,
+        Reason.SITE_BUSY,
+        "the site is being rebuilt; try again when RebuildSite has no more",
+        retry_after_ms=5_000,
+    )

@@ -1,7 +1,6 @@
 """`python -m admin_svc`: one admin process, configured by FOOTFALL_* variables."""
 
 import asyncio
-import gc
 
 from footfall.admin.v1 import admin_pb2_grpc
 
@@ -56,7 +55,4 @@ async def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    # A page makes some 100,000 short-lived tuples and no cycles: looking for cycles took a fifth of its time.
-    gc.freeze()
-    gc.set_threshold(200_000, 20, 20)
     run("admin_svc", PORT, main)

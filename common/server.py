@@ -1,6 +1,7 @@
 """Builds, serves and drains one gRPC server; the same for all three services."""
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -13,7 +14,7 @@ from grpc_channelz.v1 import channelz
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from common.interceptors import ErrorInterceptor
+from common.error_boundary import ErrorBoundary
 from common.reflection import CommentedPool
 from common.settings import Settings
 
@@ -41,12 +42,11 @@ OnStop = Callable[[], Awaitable[None]]
 def build_server(service: str, register: Register, *, shared_port: bool = False) -> tuple[grpc.aio.Server, Any]:
     """A server with `service` (full name), reflection, health and channelz, not yet listening."""
     server = grpc.aio.server(
-        interceptors=[ErrorInterceptor((service,))],
         # Shared only on purpose: two servers started at one address by mistake would divide its calls.
         options=[*_OPTIONS, ("grpc.so_reuseport", int(shared_port))],
         maximum_concurrent_rpcs=MAX_CONCURRENT_RPCS,
     )
-    register(server)
+    register(cast(grpc.aio.Server, ErrorBoundary(server)))
     health_servicer = cast(Any, health).aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     channelz.add_channelz_servicer(cast(Any, server))
@@ -72,6 +72,9 @@ async def serve(
     server, health_servicer = build_server(service, register, shared_port=settings.shared_port)
     address = settings.listen or f"127.0.0.1:{port}"
     host, port = address.rpartition(":")[0], _listen(server, address, settings)
+    # Calls and pages make tuples by the ten thousand and hardly a cycle: looking for cycles took a fifth of the time.
+    gc.freeze()
+    gc.set_threshold(200_000, 20, 20)
     await server.start()
     for name in ("", service):
         await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)

@@ -1,7 +1,7 @@
 """What surrounds every RPC: exceptions become rich statuses, and unreadable requests get a reason too."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any
 
 import grpc
@@ -18,29 +18,33 @@ class _Malformed:
     """Stands in for a request that could not be parsed."""
 
 
-class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # cannot be subscripted at run time
-    """Turns whatever a handler raises into the status that common/errors.py names for it."""
+class ErrorBoundary:
+    """Registers RPCs with a server so that what a handler raises becomes the status that common/errors.py names for it.
 
-    def __init__(self, own_services: tuple[str, ...]) -> None:
-        self._prefixes = tuple(f"/{name}/" for name in own_services)
+    It stands where generated code expects the server. An interceptor would be asked for the handler at every call;
+    this wraps each handler once.
+    """
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler:
-        handler = await continuation(handler_call_details)
-        if handler is None or not handler_call_details.method.startswith(self._prefixes):
-            # None: there is no such RPC, and gRPC says so itself.
-            return handler
-        deserialize = _lenient(handler.request_deserializer)
-        if handler.stream_stream is not None:
-            return grpc.stream_stream_rpc_method_handler(
-                _stream(handler.stream_stream), deserialize, handler.response_serializer
-            )
-        return grpc.unary_unary_rpc_method_handler(
-            _unary(handler.unary_unary), deserialize, handler.response_serializer
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self._server = server
+
+    def add_generic_rpc_handlers(self, handlers: Iterable[Handler]) -> None:
+        """Nothing: the same handlers are registered by name too."""
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
+        """Registers the wrapped handlers of a service by their RPCs' names."""
+        wrapped = {name: _wrapped(handler) for name, handler in handlers.items()}
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, wrapped),))
+        self._server.add_registered_method_handlers(service, wrapped)  # type: ignore[attr-defined]  # stubs lack it
+
+
+def _wrapped(handler: Handler) -> Handler:
+    deserialize = _lenient(handler.request_deserializer)
+    if handler.stream_stream is not None:
+        return grpc.stream_stream_rpc_method_handler(
+            _stream(handler.stream_stream), deserialize, handler.response_serializer
         )
+    return grpc.unary_unary_rpc_method_handler(_unary(handler.unary_unary), deserialize, handler.response_serializer)
 
 
 def _lenient(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:

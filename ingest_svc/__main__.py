@@ -13,18 +13,22 @@ from ingest_svc.servicer import SERVICE, IngestServicer
 
 PORT = 50051
 
+_TRANSACTIONS = 2
+"""At once: while Postgres works on one, the rows of the other are put together. A third gained nothing."""
+
 
 async def main(settings: Settings) -> None:
     """Serves until told to stop; what was queued by then is committed."""
     db = Database(settings.database_url, application="footfall ingest", pool_size=settings.pool_size)
     keys = KeyRing(db, system_clock)
-    commit = DatabaseCommit(db, system_clock)
-    group_commit = GroupCommit(commit, settings.ingest_queue_events)
+    commits = [DatabaseCommit(db, system_clock) for _ in range(_TRANSACTIONS)]
+    group_commit = GroupCommit(commits, settings.ingest_queue_events)
     servicer = IngestServicer(keys, group_commit, system_clock, settings.max_batch_events)
 
     async def stop() -> None:
         await group_commit.close()
-        commit.close()
+        for commit in commits:
+            commit.close()
         db.close()
 
     await serve(

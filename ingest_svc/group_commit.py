@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -19,6 +19,13 @@ _log = logging.getLogger(__name__)
 
 MAX_GROUP_EVENTS = 5_000
 """Events one transaction takes at most (a single larger call goes alone)."""
+
+WORTH_ANOTHER = 1_000
+"""Events that have to wait before a further transaction is begun beside the one under way.
+
+Smaller ones cost more a transaction than they gain side by side; from here on Postgres works on one while the rows of
+the other are put together.
+"""
 
 _TRUSTED_SECONDS = 0.5
 """How long after its last use a connection is taken to be alive."""
@@ -81,22 +88,26 @@ def shutting_down() -> CallError:
 
 
 class GroupCommit:
-    """A bounded queue of calls in front of one committing thread. Lives on one event loop.
+    """A bounded queue of calls in front of a few committing threads. Lives on one event loop.
 
     While a transaction runs, the calls that come in gather and become the next one, so the groups grow
-    with the load and nobody waits for a timer.
+    with the load and nobody waits for a timer. Under heavy load several run at once, one for each of `commits`;
+    dedupe keys keep them apart as they do processes.
     """
 
-    def __init__(self, commit: Commit, max_queue_events: int) -> None:
-        self._commit = commit
+    def __init__(self, commits: Sequence[Commit], max_queue_events: int) -> None:
         self._max_queue_events = max_queue_events
         self._queue: deque[tuple[Incoming, asyncio.Future[int]]] = deque()
         self._queued_events = 0
+        self._waiting_events = 0
         self._room = asyncio.Event()
-        self._work = asyncio.Event()
         self._closing = False
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="commit")
-        self._task = asyncio.create_task(self._run())
+        self._executor = ThreadPoolExecutor(len(commits), thread_name_prefix="commit")
+        # By how many events wake it: the first takes whatever waits, the others only much.
+        self._work = [(WORTH_ANOTHER if number else 1, asyncio.Event()) for number in range(len(commits))]
+        self._tasks = [
+            asyncio.create_task(self._run(commit, *work)) for commit, work in zip(commits, self._work, strict=True)
+        ]
 
     async def wait_for_room(self, events: int) -> None:
         """Returns once the queue takes a call of so many events, if that is enqueued before the next await."""
@@ -123,36 +134,42 @@ class GroupCommit:
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._queue.append((call, done))
         self._queued_events += len(call.rows)
-        self._work.set()
+        self._waiting_events += len(call.rows)
+        self._wake()
         return done
+
+    def _wake(self) -> None:
+        for at_least, work in self._work:
+            if self._closing or self._waiting_events >= at_least:
+                work.set()
 
     def _is_full(self, events: int) -> bool:
         return self._queued_events > 0 and self._queued_events + events > self._max_queue_events
 
     async def close(self) -> None:
-        """Commits what is queued and ends the thread."""
+        """Commits what is queued and ends the threads."""
         self._closing = True
-        self._work.set()
-        await self._task
+        self._wake()
+        await asyncio.gather(*self._tasks)
         self._executor.shutdown()
 
-    async def _run(self) -> None:
+    async def _run(self, commit: Commit, at_least: int, work: asyncio.Event) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            if not self._queue:
+            if self._waiting_events < at_least:
                 if self._closing:
                     return
-                self._work.clear()
-                await self._work.wait()
+                work.clear()
+                await work.wait()
                 continue
             group = self._next_group()
             calls = [call for call, _ in group]
             try:
-                outcomes: list[int | Exception] = [*await loop.run_in_executor(self._executor, self._commit, calls)]
+                outcomes: list[int | Exception] = [*await loop.run_in_executor(self._executor, commit, calls)]
             except (psycopg.DataError, CallError):
                 # One call's data or site broke the transaction of all: let each stand alone, so that only it fails.
                 _log.exception("a group of %d calls could not be stored; storing them one by one", len(group))
-                outcomes = await loop.run_in_executor(self._executor, self._one_by_one, calls)
+                outcomes = await loop.run_in_executor(self._executor, _one_by_one, commit, calls)
             except Exception as error:  # whatever happened, every caller must hear of it
                 outcomes = [error] * len(group)
             for (call, done), outcome in zip(group, outcomes, strict=True):
@@ -171,13 +188,15 @@ class GroupCommit:
         while self._queue and events + len(self._queue[0][0].rows) <= MAX_GROUP_EVENTS:
             group.append(self._queue.popleft())
             events += len(group[-1][0].rows)
+        self._waiting_events -= events
         return group
 
-    def _one_by_one(self, calls: list[Incoming]) -> list[int | Exception]:
-        outcomes: list[int | Exception] = []
-        for call in calls:
-            try:
-                outcomes += self._commit([call])
-            except Exception as error:  # the caller of this one hears of it
-                outcomes.append(error)
-        return outcomes
+
+def _one_by_one(commit: Commit, calls: list[Incoming]) -> list[int | Exception]:
+    outcomes: list[int | Exception] = []
+    for call in calls:
+        try:
+            outcomes += commit([call])
+        except Exception as error:  # the caller of this one hears of it
+            outcomes.append(error)
+    return outcomes

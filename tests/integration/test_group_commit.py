@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -21,7 +21,7 @@ from common.errors import CallError, Reason
 from common.migrate import migrate
 from common.sites import Site, find_site
 from ingest_svc.append import Incoming
-from ingest_svc.group_commit import MAX_GROUP_EVENTS, DatabaseCommit, GroupCommit
+from ingest_svc.group_commit import MAX_GROUP_EVENTS, WORTH_ANOTHER, Commit, DatabaseCommit, GroupCommit
 from ingest_svc.wire import to_rows
 from tests.suite import database_on
 
@@ -71,12 +71,15 @@ class Gate:
             return int(row[0])
 
     def behind_the_gate(
-        self, act: Callable[[GroupCommit], Awaitable[Answer]], max_queue_events: int = 10_000
+        self,
+        act: Callable[[GroupCommit], Awaitable[Answer]],
+        max_queue_events: int = 10_000,
+        beside: Sequence[Commit] = (),
     ) -> Answer:
-        """Runs `act` while the first call, "first", is held at the gate."""
+        """Runs `act` while the first call, "first", is held at the gate; the commits `beside` have none."""
 
         async def run() -> Answer:
-            group_commit = GroupCommit(self.commit, max_queue_events)
+            group_commit = GroupCommit([self.commit, *beside], max_queue_events)
             first = group_commit.enqueue(self.call("first"))
             await asyncio.to_thread(self.entered.wait, 30)
             answer = await act(group_commit)
@@ -136,6 +139,27 @@ def test_a_group_holds_a_bounded_number_of_events_and_a_larger_call_goes_alone(g
     accepted = gate.behind_the_gate(act, max_queue_events=10 * MAX_GROUP_EVENTS)
     assert accepted == [MAX_GROUP_EVENTS - 1, 1, 1, MAX_GROUP_EVENTS + 1, 1]
     assert [len(group) for group in gate.groups] == [1, 2, 1, 1, 1]
+
+
+def test_many_waiting_events_are_stored_beside_the_transaction_under_way(gate: Gate) -> None:
+    """A few wait for it, so that they share the next one."""
+
+    async def act(group_commit: GroupCommit) -> list[int]:
+        calls = [gate.call(*(f"{number}" for number in range(WORTH_ANOTHER - 1))), gate.call("0", "last")]
+        few = submit(group_commit, calls[0])
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert beside.groups == []
+        accepted = await asyncio.gather(few, submit(group_commit, calls[1]))
+        assert not gate.opened.is_set()
+        return [*accepted]
+
+    beside = Gate(gate.db, gate.site)
+    beside.opened.set()
+    assert gate.behind_the_gate(act, beside=[beside.commit]) == [WORTH_ANOTHER - 1, 1]
+    assert [len(group) for group in beside.groups] == [2]
+    assert [len(group) for group in gate.groups] == [1]
+    assert gate.pending() == WORTH_ANOTHER + 1
 
 
 def test_a_call_whose_data_cannot_be_stored_fails_alone(gate: Gate) -> None:

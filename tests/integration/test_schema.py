@@ -1,6 +1,7 @@
 """The schema is what common/tables.py says, however it came to be."""
 
 import os
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,11 +14,13 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
+from pyroaring import BitMap
 
 import common.migrate
 from common.db import Database
 from common.migrate import migrate
 from common.tables import metadata
+from common.visitor_sets import encode_counts, encode_set, positive_of_counts, union_of_sets
 from tests.suite import database_on
 
 ROOT = Path(__file__).parents[2]
@@ -73,13 +76,13 @@ def catalogue(db: Database) -> dict[str, list[tuple[object, ...]]]:
     return found | {"storage": storage, "sequences": rows(db, _SEQUENCES)}
 
 
-def downgrade(db: Database) -> None:
-    """Takes every migration back."""
+def downgrade(db: Database, revision: str = "base") -> None:
+    """Takes migrations back, down to one of them or every one."""
     config = Config()
     config.set_main_option("script_location", str(Path(common.migrate.__file__).parent / "migrations"))
     with db.engine.connect() as connection:
         config.attributes["connection"] = connection
-        command.downgrade(config, "base")
+        command.downgrade(config, revision)
         connection.commit()
 
 
@@ -123,6 +126,38 @@ def test_the_way_back_leaves_nothing_and_the_way_up_is_open_again(declared: Data
     assert rows(migrated, _SEQUENCES) == []
     migrate(migrated)
     assert catalogue(migrated) == catalogue(declared)
+
+
+def test_sets_of_visitors_survive_the_way_to_smaller_ones_and_back(migrated: Database) -> None:
+    """Rows as they were written before: Roaring bitmaps, those of counts behind a count and a size of four bytes."""
+    few, many = BitMap([70_000, 3]), BitMap(range(0, 900, 3))
+    plain = [few.serialize(), many.serialize()]
+    old = [
+        struct.pack("<iI", count, len(body)) + body for count, body in ((1, plain[0]), (-200, plain[0]), (2, plain[1]))
+    ]
+    written = [(2, plain[0]), (2, plain[1]), (11, old[0]), (12, old[1] + old[2]), (12, None)]
+    downgrade(migrated, "0004")
+    with migrated.connect() as connection:
+        for number, (dimension, row) in enumerate(written):
+            values = (dimension, str(number), row)
+            connection.execute(
+                "INSERT INTO rollup_shards VALUES ('2026-01-01', 0, 1, 1, 1, 1, 1, 1, 1, 1, %s, %s, %s)", values
+            )
+    migrate(migrated)
+    by_key: dict[str, bytes] = {}
+    by_key.update(rows(migrated, "SELECT key, visitors FROM rollup_shards"))  # type: ignore[arg-type]
+    assert (union_of_sets([by_key["0"]]), union_of_sets([by_key["1"]])) == (few, many)
+    assert positive_of_counts([by_key["2"]]) == few
+    assert positive_of_counts([by_key["3"]]) == many - few
+    assert positive_of_counts([by_key["3"], encode_counts(dict.fromkeys(few, 201))]) == many | few
+    with migrated.connect() as connection:
+        connection.execute("UPDATE rollup_shards SET visitors = %s WHERE key = '0'", (encode_set(few),))
+        connection.execute(
+            "UPDATE rollup_shards SET visitors = %s WHERE key = '2'", (encode_counts({3: 1, 70_000: 1}),)
+        )
+    downgrade(migrated, "0004")
+    again = rows(migrated, "SELECT key, dimension, visitors FROM rollup_shards")
+    assert again == [(str(number), *row) for number, row in enumerate(written)]
 
 
 def test_many_processes_may_migrate_at_once(postgres_url: str, declared: Database) -> None:

@@ -199,14 +199,24 @@ def _plain(value: Any) -> Any:
 
 def _decoded(dimension: int, blob: bytes | None) -> dict[int, int]:
     if dimension not in COUNTED:
-        return dict.fromkeys(BitMap.deserialize(blob), 1) if blob else {}
+        return dict.fromkeys(_members(blob), 1) if blob else {}
     counts: dict[int, int] = {}
     while blob:
-        count, size = struct.unpack_from("<iI", blob)
-        for visitor in BitMap.deserialize(blob[8 : 8 + size]):
-            counts[visitor] = count
-        blob = blob[8 + size :]
+        if blob[0]:
+            (count, size), head = struct.unpack_from("<bB", blob), 2
+        else:
+            (count, size), head = struct.unpack_from("<iI", blob, 1), 9
+        counts |= dict.fromkeys(_members(blob[head : head + size]), count)
+        blob = blob[head + size :]
     return counts
+
+
+def _members(blob: bytes) -> list[int]:
+    """Read here by other means than the product's: a list of numbers of 1 to 4 bytes, or a Roaring bitmap."""
+    width = blob[0]
+    if width > 4:
+        return list(BitMap.deserialize(blob))
+    return [int.from_bytes(blob[at : at + width], "little") for at in range(1, len(blob), width)]
 
 
 assert set(CONTEXT_FIELDS) < set(KEYS)

@@ -299,6 +299,15 @@ rollup_shards = sa.Table(
     sa.Column("visitors", BYTEA),
     # serves: every report: the buckets of a range of one dimension
     sa.PrimaryKeyConstraint("site_id", "interval", "dimension", "bucket_start", "key", "shard"),
+    # serves: top lists by events, which read only the first of each day
+    sa.Index(
+        "rollup_days_by_events",
+        "site_id",
+        "dimension",
+        "bucket_start",
+        sa.text("events DESC"),
+        postgresql_where=sa.text("interval = 2"),
+    ),
     # serves: finding what to fold; reading the unfolded deltas of whole days
     sa.Index("rollup_deltas", "site_id", "dimension", "bucket_start", postgresql_where=sa.text("shard > 0")),
 )

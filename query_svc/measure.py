@@ -2,8 +2,9 @@
 
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from operator import add
 from typing import Any, NamedTuple
 
 import psycopg
@@ -12,6 +13,7 @@ from pyroaring import BitMap
 from common.dimensions import OVERVIEW, Dimension, EventDimension
 from common.visitor_sets import HEAD_BYTES, cardinality_of, positive_of_counts, union_of_sets
 from query_svc import sources
+from query_svc.leaders import leading_rows
 from query_svc.range_plan import Piece, RangePlan
 
 Connection = psycopg.Connection[Any]
@@ -35,20 +37,22 @@ def measure_buckets(connection: Connection, site_id: int, plan: RangePlan) -> di
     """Counters and distinct visitors of each bucket of the plan that is not empty, by its number."""
     sums: defaultdict[int, list[int]] = defaultdict(lambda: [0] * len(NOTHING))
     rows: Counter[int] = Counter()
+    heads: dict[int, bytes | None] = {}
     if plan.days or plan.hours:
         bucket_at = _finder(plan)
-        for _, at, *counters in _binary(connection, sources.rollup_counters, site_id, plan):
+        for _, at, head, *counters in _binary(connection, _counters, site_id, plan):
             bucket = bucket_at(at)
             rows[bucket] += 1
-            sums[bucket] = [one + other for one, other in zip(sums[bucket], counters, strict=True)]
+            heads[bucket] = head
+            sums[bucket] = [*map(add, sums[bucket], counters)]
     edges = {piece.bucket for piece in plan.edges}
     if edges:
         parameters = sources.parameters(site_id, OVERVIEW, plan)
         for bucket, *counters in connection.execute(sources.edge_counters(OVERVIEW), parameters):
-            sums[bucket] = [one + other for one, other in zip(sums[bucket], counters, strict=True)]
+            sums[bucket] = [*map(add, sums[bucket], counters)]
     # A bucket of one row has as many visitors as that row's set; the others' sets have to be united.
     alone = {bucket for bucket, count in rows.items() if count == 1} - edges
-    visitors = _cardinalities(connection, site_id, _only(plan, alone))
+    visitors = _cardinalities({bucket: heads[bucket] for bucket in alone})
     visitors |= _bucket_visitors(connection, site_id, _only(plan, sums.keys() - visitors.keys()))
     return {bucket: (Counters(*counters), visitors.get(bucket, 0)) for bucket, counters in sums.items()}
 
@@ -60,7 +64,11 @@ def measure_keys(
     if not any(plan):
         return []
     parameters = {**sources.parameters(site_id, dimension, plan), "limit": limit}
-    rows = connection.execute(sources.counters_per_key(dimension, plan, order), parameters)
+    rows: Iterable[Any] | None = None
+    if order == "events":
+        rows = leading_rows(connection, dimension, plan, parameters)
+    if rows is None:
+        rows = connection.execute(sources.counters_per_key(dimension, plan, order), parameters)
     counters = [(key, Counters(*sums)) for key, *sums in rows]
     some_keys = order is not None
     parameters["keys"] = [key for key, _ in counters]
@@ -77,19 +85,11 @@ def measure_keys(
     return [(key, sums, _count(dimension, sets.get(key, ()), loose.get(key, ()))) for key, sums in counters]
 
 
-def _cardinalities(connection: Connection, site_id: int, plan: RangePlan) -> dict[int, int]:
-    """Visitors of buckets of one row each; a set too large to tell by its head is left out."""
-    if not any(plan):
-        return {}
-    bucket_at = _finder(plan)
-    found = {piece.bucket: 0 for pieces in plan for piece in pieces}
-    for _, _, at, head in _binary(connection, _heads, site_id, plan):
-        count = cardinality_of(head)
-        if count is None:
-            del found[bucket_at(at)]
-        else:
-            found[bucket_at(at)] = count
-    return found
+def _cardinalities(heads: Mapping[int, bytes | None]) -> dict[int, int]:
+    """Visitors of buckets of one row each, by the heads of their sets; a set too large to tell by its head is left
+    out."""
+    found = {bucket: cardinality_of(head) if head else 0 for bucket, head in heads.items()}
+    return {bucket: count for bucket, count in found.items() if count is not None}
 
 
 def _bucket_visitors(connection: Connection, site_id: int, plan: RangePlan) -> dict[int, int]:
@@ -109,8 +109,8 @@ def _bucket_visitors(connection: Connection, site_id: int, plan: RangePlan) -> d
     }
 
 
-def _heads(plan: RangePlan) -> str:
-    return sources.visitor_rows(plan, some_keys=False, head=HEAD_BYTES)
+def _counters(plan: RangePlan) -> str:
+    return sources.rollup_counters(plan, head=HEAD_BYTES)
 
 
 def _sets(plan: RangePlan) -> str:

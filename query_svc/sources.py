@@ -29,27 +29,50 @@ def _pieces(name: str) -> str:
     return f"unnest(%({name}_n)s::int[], %({name}_start)s::timestamptz[], %({name}_end)s::timestamptz[])"
 
 
-# By source, the rows of rollups that are read of it.
-_WHICH = {
-    "days": (f"interval = {DAY}", f"interval = {HOUR} AND shard > 0"),
-    "hours": (f"interval = {HOUR}",),
+# By source, its interval, what is read of it besides folded rows, and the step from row to row of a key.
+_SOURCES = {
+    "days": (f"interval = {DAY}", f"interval = {HOUR} AND shard > 0", "1 day"),
+    "hours": (f"interval = {HOUR}", None, "1 hour"),
 }
 
 
-def _rollups(plan: RangePlan, columns: str, condition: str = "") -> list[str]:
-    """Selects of the columns of every rollup row r of a piece h."""
-    return [
-        f"""
-        SELECT {columns} FROM {_pieces(source)} AS h (n, start, stop)
-        CROSS JOIN LATERAL (
-            SELECT * FROM rollup_shards WHERE site_id = %(site_id)s AND dimension = %(dimension)s AND {which}
-              AND bucket_start >= h.start AND bucket_start < h.stop {condition} OFFSET 0
-        ) AS r
-        """
-        for source, pieces in (("days", plan.days), ("hours", plan.hours))
-        for which in _WHICH[source]
-        if pieces
-    ]
+def _rollups(plan: RangePlan, columns: str, *, some_keys: bool = False, condition: str = "") -> list[str]:
+    """Selects of the columns of every rollup row r of a piece h; with `some_keys` only of %(keys)s."""
+    found = []
+    for source, pieces in (("days", plan.days), ("hours", plan.hours)):
+        if pieces:
+            interval, deltas, step = _SOURCES[source]
+            if some_keys:
+                # A probe for each bucket and key: a range of buckets would be read with all its keys.
+                found.append(_probes(source, columns, step, f"{interval} {condition}"))
+            else:
+                found.append(_ranges(source, columns, f"{interval} {condition}"))
+            if deltas:
+                only = "AND key = ANY(%(keys)s)" if some_keys else ""
+                found.append(_ranges(source, columns, f"{deltas} {condition} {only}"))
+    return found
+
+
+def _ranges(source: str, columns: str, condition: str) -> str:
+    return f"""
+    SELECT {columns} FROM {_pieces(source)} AS h (n, start, stop)
+    CROSS JOIN LATERAL (
+        SELECT * FROM rollup_shards WHERE site_id = %(site_id)s AND dimension = %(dimension)s
+          AND bucket_start >= h.start AND bucket_start < h.stop AND {condition} OFFSET 0
+    ) AS r
+    """
+
+
+def _probes(source: str, columns: str, step: str, condition: str) -> str:
+    return f"""
+    SELECT {columns} FROM {_pieces(source)} AS h (n, start, stop)
+    CROSS JOIN generate_series(h.start, h.stop - interval '{step}', interval '{step}') AS b (at)
+    CROSS JOIN unnest(%(keys)s::text[]) AS k (key)
+    CROSS JOIN LATERAL (
+        SELECT * FROM rollup_shards WHERE site_id = %(site_id)s AND dimension = %(dimension)s
+          AND bucket_start = b.at AND key = k.key AND {condition} OFFSET 0
+    ) AS r
+    """
 
 
 _EVENTS = f"""
@@ -65,6 +88,8 @@ CROSS JOIN LATERAL (
     SELECT * FROM sessions WHERE site_id = %(site_id)s AND started_at >= g.start AND started_at < g.stop OFFSET 0
 ) AS s
 """
+
+_SIX_COUNTERS = "r.events, r.pageviews, r.sessions, r.bounces, r.duration_us, r.new_visitors"
 
 _SUMS = """
 sum(events)::bigint AS events, sum(pageviews)::bigint AS pageviews, sum(sessions)::bigint AS sessions,
@@ -88,10 +113,10 @@ def parameters(site_id: int, dimension: Dimension, plan: RangePlan) -> dict[str,
     }
 
 
-def rollup_counters(plan: RangePlan) -> str:
-    """n, bucket start and the six counters of every rollup row."""
-    counters = "r.events, r.pageviews, r.sessions, r.bounces, r.duration_us, r.new_visitors"
-    return " UNION ALL ".join(_rollups(plan, f"h.n, r.bucket_start, {counters}"))
+def rollup_counters(plan: RangePlan, head: int) -> str:
+    """n, bucket start, the first `head` bytes of the visitors and the six counters of every rollup row."""
+    columns = f"h.n, r.bucket_start, substring(r.visitors FROM 1 FOR {head}), {_SIX_COUNTERS}"
+    return " UNION ALL ".join(_rollups(plan, columns))
 
 
 def edge_counters(dimension: Dimension) -> str:
@@ -99,13 +124,16 @@ def edge_counters(dimension: Dimension) -> str:
     return f"SELECT n, {_SUMS} FROM ({' UNION ALL '.join(_edges(dimension))}) AS part GROUP BY n"
 
 
-def counters_per_key(dimension: Dimension, plan: RangePlan, order: str | None) -> str:
-    """key and the six counters of every key with something to count; the first %(limit)s by `order` if given.
+def counters_per_key(dimension: Dimension, plan: RangePlan, order: str | None, *, some_keys: bool = False) -> str:
+    """key and the six counters of every key with something to count, with `some_keys` of %(keys)s; the first %(limit)s
+    by `order` if given.
 
     `order` is an SQL expression over the counters, descending; ties go by key.
     """
-    columns = "h.n, r.key, r.events, r.pageviews, r.sessions, r.bounces, r.duration_us, r.new_visitors"
-    parts = [*_rollups(plan, columns), *(_edges(dimension) if plan.edges else ())]
+    parts = [
+        *_rollups(plan, f"h.n, r.key, {_SIX_COUNTERS}", some_keys=some_keys),
+        *(_edges(dimension, some_keys=some_keys) if plan.edges else ()),
+    ]
     ranking = f'ORDER BY {order} DESC, key COLLATE "C" LIMIT %(limit)s' if order else ""
     return f"""
     SELECT * FROM (SELECT key, {_SUMS} FROM ({" UNION ALL ".join(parts)}) AS part GROUP BY key) AS total
@@ -113,13 +141,49 @@ def counters_per_key(dimension: Dimension, plan: RangePlan, order: str | None) -
     """
 
 
-def visitor_rows(plan: RangePlan, *, some_keys: bool, head: int | None = None) -> str:
-    """n, key, bucket start and the visitors' bytes (the first `head` if given) of every rollup row; with `some_keys`
-    only of %(keys)s."""
-    only = "AND key = ANY(%(keys)s)" if some_keys else ""
-    visitors = "r.visitors" if head is None else f"substring(r.visitors FROM 1 FOR {head})"
+def leading_keys(dimension: Dimension, plan: RangePlan) -> str:
+    """One row: the keys that lead in events, the most events that any other key can have, and whether there may be
+    others at all. See query_svc/leaders.py.
+
+    The lists are those of the days, each led by %(depth)s keys of its index, and one of all that is not a day's row.
+    """
+    # All but the days' folded rows, which come first.
+    rest = _rollups(plan, "r.key, r.events")[1:]
+    if plan.edges:
+        rest += [f"SELECT key, events FROM ({part}) AS edge" for part in _edges(dimension)]
+    return f"""
+    WITH listed AS (
+        SELECT d.at, r.key, r.events
+        FROM {_pieces("days")} AS h (n, start, stop)
+        CROSS JOIN generate_series(h.start, h.stop - interval '1 day', interval '1 day') AS d (at)
+        CROSS JOIN LATERAL (
+            SELECT key, events FROM rollup_shards
+            WHERE site_id = %(site_id)s AND dimension = %(dimension)s AND interval = {DAY} AND bucket_start = d.at
+            ORDER BY events DESC LIMIT %(depth)s
+        ) AS r
+        UNION ALL (
+            SELECT NULL, key, sum(events) FROM ({" UNION ALL ".join(rest)}) AS part
+            GROUP BY key ORDER BY 3 DESC LIMIT %(depth)s
+        )
+    ), ends AS (
+        SELECT count(*) = %(depth)s AS cut, min(events) AS fewest FROM listed GROUP BY at
+    )
+    SELECT (SELECT coalesce(array_agg(DISTINCT key), '{{}}') FROM listed),
+           coalesce(sum(greatest(fewest, 0)) FILTER (WHERE cut), 0)::bigint,
+           coalesce(bool_or(cut), false)
+    FROM ends
+    """
+
+
+def visitor_rows(plan: RangePlan, *, some_keys: bool) -> str:
+    """n, key, bucket start and the visitors' bytes of every rollup row; with `some_keys` only of %(keys)s."""
     return " UNION ALL ".join(
-        _rollups(plan, f"h.n, r.key, r.bucket_start, {visitors}", f"AND visitors IS NOT NULL {only}")
+        _rollups(
+            plan,
+            "h.n, r.key, r.bucket_start, r.visitors",
+            some_keys=some_keys,
+            condition="AND visitors IS NOT NULL",
+        )
     )
 
 
@@ -127,30 +191,37 @@ def edge_visitors(dimension: Dimension, *, some_keys: bool) -> str:
     """n, key and visitor number, each once, of the edges; with `some_keys` only of %(keys)s."""
     if isinstance(dimension, EventDimension):
         only = f"AND {dimension.sql} = ANY(%(keys)s)" if some_keys else f"AND {dimension.sql} IS NOT NULL"
+        # A probe for each visitor: as a join the planner reads the whole table of visitors.
         return f"""
-        SELECT DISTINCT g.n, {dimension.sql} AS key, v.visitor_no {_EVENTS}
-        JOIN visitors v ON v.site_id = %(site_id)s AND v.visitor_id = e.visitor_id
-        WHERE {COUNTED} {only}
+        SELECT seen.n, seen.key, v.visitor_no
+        FROM (
+            SELECT DISTINCT g.n, {dimension.sql} AS key, e.visitor_id {_EVENTS} WHERE {COUNTED} {only}
+        ) AS seen
+        CROSS JOIN LATERAL (
+            SELECT visitor_no FROM visitors WHERE site_id = %(site_id)s AND visitor_id = seen.visitor_id OFFSET 0
+        ) AS v
         """
     column = f"s.{dimension.column}"
     only = f"{column} = ANY(%(keys)s)" if some_keys else f"{column} IS NOT NULL"
     return f"SELECT DISTINCT g.n, {column} AS key, s.visitor_no {_SESSIONS} WHERE {only}"
 
 
-def _edges(dimension: Dimension) -> list[str]:
-    """Selects of n, key and counters of each raw event and of each session of the edges."""
+def _edges(dimension: Dimension, *, some_keys: bool = False) -> list[str]:
+    """Selects of n, key and counters of each raw event and of each session of the edges; with `some_keys` only of
+    %(keys)s."""
+    is_asked = "= ANY(%(keys)s)" if some_keys else "IS NOT NULL"
     if not isinstance(dimension, EventDimension):
         column = f"s.{dimension.column}"
         return [
             f"SELECT g.n, {column} AS key, s.events, s.pageviews, {_SESSION_COUNTERS} {_SESSIONS} "
-            f"WHERE {column} IS NOT NULL"
+            f"WHERE {column} {is_asked}"
         ]
     column = f"s.{dimension.column}" if dimension.column else "''"
     return [
         f"SELECT g.n, {dimension.sql} AS key, 1 AS events, (e.type = 1)::int AS pageviews, 0 AS sessions, "
-        f"0 AS bounces, 0 AS duration_us, 0 AS new_visitors {_EVENTS} WHERE {dimension.sql} IS NOT NULL AND {COUNTED}",
+        f"0 AS bounces, 0 AS duration_us, 0 AS new_visitors {_EVENTS} WHERE {dimension.sql} {is_asked} AND {COUNTED}",
         f"SELECT g.n, {column} AS key, 0 AS events, 0 AS pageviews, {_SESSION_COUNTERS} {_SESSIONS} "
-        f"WHERE {column} IS NOT NULL",
+        f"WHERE {column} {is_asked}",
     ]
 
 

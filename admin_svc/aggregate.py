@@ -4,6 +4,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from admin_svc.pending import (
 from admin_svc.replay import apart
 from admin_svc.replay import horizon as replay_horizon
 from admin_svc.session_store import Identity, Window, replace_sessions, sessions_around, sessions_named
-from admin_svc.sessionize import Event, Session, runs, session_of, sessions_of_stream
+from admin_svc.sessionize import Event, Session, marked, runs, session_of, sessions_of_stream
 from admin_svc.site_gate import enter
 from admin_svc.visitor_numbers import VisitorNumbers
 from admin_svc.visitors import Visitor, seen_in, upsert_visitors
@@ -30,7 +31,8 @@ from common.db import HOUR, DatabaseFault
 
 _log = logging.getLogger(__name__)
 
-DEFAULT_LIMIT = 10_000
+# The more events a page has, the more share a visitor, a session, a delta; a page of so many takes a second or two.
+DEFAULT_LIMIT = 50_000
 MAX_LIMIT = 50_000
 
 # The events of the claimed parts of batches.
@@ -143,17 +145,15 @@ def aggregate_batches(
     deltas.add_events(events, visitor_nos)
 
     before, after = _sessions_before_and_after(connection, site_id, events, visitors, timeout, begin)
-    for session in before.values():
-        deltas.add_session(session, -1)
-    for session in after.values():
-        deltas.add_session(session)
+    deltas.add_sessions(before.values(), -1)
+    deltas.add_sessions(after.values())
     replace_sessions(connection, site_id, before, after)
     _append_deltas(connection, site_id, deltas)
 
 
 def _read_events(connection: Connection, site_id: int, claimed: Sequence[PendingBatch]) -> list[Event]:
     """The claimed events by time, event id and session id."""
-    with connection.cursor(binary=True, row_factory=lambda _: Event._make) as cursor:
+    with connection.cursor(binary=True) as cursor:
         cursor.execute(
             _READ_EVENTS,
             {
@@ -163,7 +163,8 @@ def _read_events(connection: Connection, site_id: int, claimed: Sequence[Pending
                 "lasts": [batch.last_ord for batch in claimed],
             },
         )
-        return sorted(cursor.fetchall(), key=_BY_TIME)
+        # As Event._make, without a call of Python for each.
+        return sorted(map(partial(tuple.__new__, Event), cursor.fetchall()), key=_BY_TIME)
 
 
 def _sessions_before_and_after(
@@ -213,11 +214,10 @@ def _sessions_before_and_after(
     firsts = {visitor.number: visitor.first for visitor in visitors.values()}
     after: dict[Identity, Session] = {}
     for of in parts.values():
-        for session in sessions_of_stream(of, timeout):
+        for session in of if len(of) == 1 else sessions_of_stream(of, timeout):
             first = firsts[session.visitor_no]
             is_first = (session.started_at, session.first_event_id, session.session_id) == first
-            changed = session if session.new_visitor == is_first else session._replace(new_visitor=is_first)
-            after[session.identity] = changed
+            after[session.identity] = session if session.new_visitor == is_first else marked(session, is_first)
 
     for identity in before.keys() & after.keys():
         if before[identity] == after[identity]:

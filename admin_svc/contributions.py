@@ -7,7 +7,7 @@ come in order.
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import compress
 from operator import attrgetter
@@ -27,11 +27,15 @@ from common.visitor_sets import encode_counts, encode_set
 _EVENT_KEYS = tuple((dimension.number, dimension.key) for dimension in EVENT_DIMENSIONS)
 _OCCURRED_AT = attrgetter("occurred_at")
 _SESSION_KEYS = tuple(dimension.number for dimension in KEYED_EVENT_DIMENSIONS)
+_KEYS = attrgetter("keys")
+_ENTRY_PAGE = attrgetter("entry_page")
+_EXIT_PAGE = attrgetter("exit_page")
+# Of one field of a packed number; a page of events has far fewer sessions than it can count.
+_BITS = 32
+_FIELD = (1 << _BITS) - 1
 
 BucketKey = tuple[int, datetime, str]
 """Dimension, start of the hour, key."""
-Contribution = tuple[BucketKey, int, int, int, int, int, int]
-"""Where, events, pageviews, sessions, bounces, duration in µs, new visitors."""
 _HOUR = timedelta(hours=1)
 
 
@@ -40,21 +44,15 @@ def hour_of(instant: datetime) -> datetime:
     return instant.replace(minute=0, second=0, microsecond=0)
 
 
-def session_contributions(session: Session) -> list[Contribution]:
-    """A session counts under the keys of its first event and under its entry and exit page, in the hour it
-    started. Under the pages its events count with it, for there they are asked for as a whole."""
-    hour = hour_of(session.started_at)
-    bounce = 1 if session.pageviews <= 1 else 0
-    duration = duration_micros(session.ended_at - session.started_at)
-    new = 1 if session.new_visitor else 0
-    found: list[Contribution] = [((OVERVIEW.number, hour, ""), 0, 0, 1, bounce, duration, new)]
-    for number, key in zip(_SESSION_KEYS, session.keys, strict=True):
-        if key is not None:
-            found.append(((number, hour, key), 0, 0, 1, bounce, duration, new))
-    for number, page in ((ENTRY_PAGE.number, session.entry_page), (EXIT_PAGE.number, session.exit_page)):
-        if page is not None:
-            found.append(((number, hour, page), session.events, session.pageviews, 1, bounce, duration, new))
-    return found
+def _pack(session: Session) -> int:
+    """What a session counts beside its events, in one number, so that a sum of many is one addition each: from the
+    lowest bits up 1, whether it is a bounce, whether it brought a new visitor, and its duration in µs."""
+    return (
+        1
+        | (session.pageviews <= 1) << _BITS
+        | session.new_visitor << 2 * _BITS
+        | duration_micros(session.ended_at - session.started_at) << 3 * _BITS
+    )
 
 
 class Deltas:
@@ -100,19 +98,56 @@ class Deltas:
                 else:
                     self._sets[where] = visitors
 
-    def add_session(self, session: Session, sign: int = 1) -> None:
-        """Adds (sign 1) or takes back (sign -1) what a session contributes."""
-        for where, events, pageviews, sessions, bounces, duration_us, new_visitors in session_contributions(session):
+    def add_sessions(self, sessions: Iterable[Session], sign: int = 1) -> None:
+        """Adds (sign 1) or takes back (sign -1) what sessions contribute: each counts under the keys of its first
+        event and under its entry and exit page, in the hour it started. Under the pages its events count with it,
+        for there they are asked for as a whole."""
+        by_hour: defaultdict[datetime, list[Session]] = defaultdict(list)
+        for session in sessions:
+            by_hour[hour_of(session.started_at)].append(session)
+        for hour, started in by_hour.items():
+            packed = [*map(_pack, started)]
+            self._add_packed(OVERVIEW.number, hour, {"": sum(packed)}, sign)
+            # As with events, a dimension at a time.
+            for number, keys in zip(_SESSION_KEYS, zip(*map(_KEYS, started), strict=True), strict=True):
+                sums: defaultdict[str | None, int] = defaultdict(int)
+                for key, numbers in zip(keys, packed, strict=True):
+                    sums[key] += numbers
+                self._add_packed(number, hour, sums, sign)
+            for number, page_of in ((ENTRY_PAGE.number, _ENTRY_PAGE), (EXIT_PAGE.number, _EXIT_PAGE)):
+                self._add_pages(number, hour, [*map(page_of, started)], started, packed, sign)
+
+    def _add_pages(
+        self,
+        dimension: int,
+        hour: datetime,
+        pages: Sequence[str | None],
+        sessions: Sequence[Session],
+        packed: Sequence[int],
+        sign: int,
+    ) -> None:
+        sums: defaultdict[str | None, int] = defaultdict(int)
+        for page, session, numbers in zip(pages, sessions, packed, strict=True):
+            if page is None:
+                continue
+            sums[page] += numbers
+            where = (dimension, hour, page)
             counters = self._counters[where]
-            counters[2] += sign * sessions
-            counters[3] += sign * bounces
-            counters[4] += sign * duration_us
-            counters[5] += sign * new_visitors
-            if events:
-                counters[0] += sign * events
-                counters[1] += sign * pageviews
-                counts = self._counts[where]
-                counts[session.visitor_no] = counts.get(session.visitor_no, 0) + sign
+            counters[0] += sign * session.events
+            counters[1] += sign * session.pageviews
+            counts = self._counts[where]
+            counts[session.visitor_no] = counts.get(session.visitor_no, 0) + sign
+        self._add_packed(dimension, hour, sums, sign)
+
+    def _add_packed(self, dimension: int, hour: datetime, sums: Mapping[str | None, int], sign: int) -> None:
+        for key, packed in sums.items():
+            if key is None:
+                continue
+            counters = self._counters[dimension, hour, key]
+            counters[2] += sign * (packed & _FIELD)
+            counters[3] += sign * (packed >> _BITS & _FIELD)
+            counters[4] += sign * (packed >> 3 * _BITS)
+            counters[5] += sign * (packed >> 2 * _BITS & _FIELD)
 
     def rows(self) -> Iterator[tuple[BucketKey, list[int], bytes | None]]:
         """What is left to append; sums that came to nothing are left out."""

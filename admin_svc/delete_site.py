@@ -29,7 +29,7 @@ _FIND = "SELECT site_id FROM sites WHERE slug = %(slug)s"
 _MARKED_AT = f"SELECT updated_at FROM sites WHERE site_id = %(site_id)s AND status = {DELETING}"
 
 _TABLES = {
-    "pending_batches": "site_id, lane, batch_id, first_ord",
+    "pending_batches": "site_id, lane, received_at, batch_id, first_ord",
     "failed_events": "site_id, batch_id, ord",
     "events": "site_id, batch_id, ord",
     "sessions": "site_id, visitor_no, session_id, started_at",

@@ -38,7 +38,7 @@ ORDER BY s.site_id
 # Which lanes of a site have something due, the longest waiting first.
 _LANES_WITH_WORK = f"""
 SELECT lane FROM pending_batches p WHERE site_id = %(site_id)s AND not_before <= %(now)s AND {_CLAIMABLE}
-GROUP BY lane ORDER BY min(batch_id)
+GROUP BY lane ORDER BY min(received_at)
 """
 
 # The oldest due batches of a lane. Whoever deletes a site or erases a visitor holds row locks: step aside.
@@ -46,7 +46,7 @@ _CLAIM = f"""
 SELECT batch_id, first_ord, last_ord, attempts, last_error IS NOT NULL, replay
 FROM pending_batches p
 WHERE site_id = %(site_id)s AND lane = %(lane)s AND not_before <= %(now)s AND {_CLAIMABLE}
-ORDER BY batch_id, first_ord LIMIT %(rows)s
+ORDER BY received_at, batch_id, first_ord LIMIT %(rows)s
 FOR UPDATE SKIP LOCKED
 """
 

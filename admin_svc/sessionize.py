@@ -103,6 +103,11 @@ def _page(event: Event | None) -> tuple[datetime | None, str | None, str | None]
     return (None, None, None) if event is None else (event.occurred_at, event.event_id, event.path)
 
 
+def marked(session: Session, new_visitor: bool) -> Session:
+    """The session with that as its `new_visitor`, the last field; `_replace` takes thrice as long."""
+    return Session._make((*session[:-1], new_visitor))
+
+
 def merge(a: Session, b: Session) -> Session:
     """The session of the events of both. `new_visitor` is left False: only the visitor's row can tell."""
     first = a if (a.started_at, a.first_event_id) <= (b.started_at, b.first_event_id) else b

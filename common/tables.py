@@ -124,9 +124,10 @@ pending_batches = sa.Table(
     sa.Column("last_error", sa.Text),
     # The events were counted before and are counted again by a rebuild.
     _required("replay", sa.Boolean, "false"),
-    # serves: a worker's claim, oldest first within its lane
-    sa.PrimaryKeyConstraint("site_id", "lane", "batch_id", "first_ord"),
-    # serves: "is this event pending"
+    # serves: a worker's claim, oldest first within its lane; numbers do not tell, for each committer of ingest takes
+    # them from a block of its own
+    sa.PrimaryKeyConstraint("site_id", "lane", "received_at", "batch_id", "first_ord"),
+    # serves: "is this event pending"; taking what is done off the queue
     sa.Index("pending_by_batch", "site_id", "batch_id", "first_ord"),
     # serves: "is any replay left", which every claim asks
     sa.Index("pending_replays", "site_id", "batch_id", postgresql_where=sa.text("replay")),

@@ -54,18 +54,15 @@ def test_pages_in_any_order_leave_the_sums_of_one_page(drawn: list[list[Drawn]],
     events = numbered(drawn)
     at_once = Deltas()
     add_events(at_once, events)
-    for session in sessions_of(events):
-        at_once.add_session(session)
+    at_once.add_sessions(sessions_of(events))
 
     dice.shuffle(events)
     in_pages, before = Deltas(), list[Session]()
     for page in range(pages):
         add_events(in_pages, events[page::pages])
         after = sessions_of([one for earlier in range(page + 1) for one in events[earlier::pages]])
-        for session in before:
-            in_pages.add_session(session, -1)
-        for session in after:
-            in_pages.add_session(session)
+        in_pages.add_sessions(before, -1)
+        in_pages.add_sessions(after)
         before = after
     assert sums_of(in_pages) == sums_of(at_once)
 
@@ -75,8 +72,8 @@ def test_what_is_given_and_taken_back_leaves_no_row(drawn: list[Drawn]) -> None:
     """So that a session that did not change costs nothing."""
     deltas = Deltas()
     for session in sessions_of([(0, event) for event in events_of(drawn)]):
-        deltas.add_session(session)
-        deltas.add_session(session, -1)
+        deltas.add_sessions([session])
+        deltas.add_sessions([session], -1)
     assert list(deltas.rows()) == []
 
 

@@ -1,0 +1,40 @@
+"""Which pending batches are counted first."""
+
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from footfall.admin.v1 import admin_pb2
+from footfall.ingest.v1 import ingest_pb2
+from footfall.type.v1 import event_pb2
+
+from tests.footfall_site import FootfallSite
+
+if TYPE_CHECKING:
+    from tests.suite import Suite
+
+_SEND_BACK = """
+UPDATE pending_batches p SET received_at = p.received_at - interval '1 hour'
+FROM events e WHERE e.site_id = p.site_id AND e.batch_id = p.batch_id AND e.visitor_id = %s AND p.site_id = %s
+"""
+_SITE = "SELECT site_id FROM sites WHERE slug = %s"
+_COUNTED = "SELECT visitor_id FROM visitors WHERE site_id = %s"
+
+
+@pytest.mark.parametrize("oldest", ["a", "b", "c"])
+def test_what_came_first_is_counted_first_whatever_its_number(
+    suite: "Suite", database: psycopg.Connection[Any], oldest: str
+) -> None:
+    """Each committer of ingest takes batch numbers from a block of its own, so they do not tell the order; and
+    sessions are cheapest where their events are counted together."""
+    site = FootfallSite(suite, "order")
+    site_id = database.execute(_SITE, (site.slug,)).fetchone()
+    assert site_id is not None
+    for visitor in ("a", "b", "c"):
+        event = ingest_pb2.Event(type=event_pb2.EVENT_TYPE_PAGEVIEW, visitor_id=visitor)
+        site.ingest.IngestBatch(ingest_pb2.IngestBatchRequest(events=[event]), metadata=site.as_sender, timeout=20)
+    database.execute(_SEND_BACK, (oldest, site_id[0]))
+    request = admin_pb2.AggregatePendingRequest(site=site.slug, limit=1)
+    page = site.operator.AggregatePending(request, metadata=site.as_admin, timeout=20)
+    assert (page.aggregated, page.remaining) == (1, 2)
+    assert database.execute(_COUNTED, site_id).fetchall() == [(oldest,)]

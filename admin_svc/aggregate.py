@@ -53,7 +53,10 @@ COPY rollup_shards (site_id, interval, shard, dimension, bucket_start, key, even
                     duration_us, new_visitors, visitors) FROM STDIN (FORMAT BINARY)
 """
 _BY_TIME = attrgetter("occurred_at", "event_id", "session_id")
-_DELTA_TYPES = ["int4", "int2", "int8", "int2", "timestamptz", "text", *["int8"] * 6, "bytea"]
+_DELTA_TYPES = [
+    *("int4", "int2", "int4", "int2", "timestamptz", "text"),
+    *("int4", "int4", "int4", "int4", "int8", "int4", "bytea"),
+]
 
 Connection = psycopg.Connection[Any]
 

@@ -69,10 +69,10 @@ _WRITE_FOLDED = """
 INSERT INTO rollup_shards (site_id, dimension, shard, interval, bucket_start, key, events, pageviews, sessions, bounces,
                            duration_us, new_visitors, visitors)
 SELECT %(site_id)s, %(dimension)s, 0, w.*
-FROM unnest(%(intervals)b::smallint[], %(starts)b::timestamptz[], %(keys)b::text[], %(events)b::bigint[],
-            %(pageviews)b::bigint[], %(sessions)b::bigint[], %(bounces)b::bigint[], %(duration_us)b::bigint[],
-            %(new_visitors)b::bigint[], %(visitors)b::bytea[]) AS w
-ON CONFLICT (site_id, interval, dimension, bucket_start, key, shard) DO UPDATE
+FROM unnest(%(intervals)b::smallint[], %(starts)b::timestamptz[], %(keys)b::text[], %(events)b::int[],
+            %(pageviews)b::int[], %(sessions)b::int[], %(bounces)b::int[], %(duration_us)b::bigint[],
+            %(new_visitors)b::int[], %(visitors)b::bytea[]) AS w
+ON CONFLICT (site_id, interval, dimension, bucket_start, key) WHERE shard = 0 DO UPDATE
 SET events = excluded.events, pageviews = excluded.pageviews, sessions = excluded.sessions,
     bounces = excluded.bounces, duration_us = excluded.duration_us, new_visitors = excluded.new_visitors,
     visitors = excluded.visitors
@@ -88,7 +88,7 @@ WHERE r.site_id = %(site_id)s AND r.interval = w.interval AND r.dimension = %(di
 
 _COUNTERS = ("events", "pageviews", "sessions", "bounces", "duration_us", "new_visitors")
 _ONE_DAY = timedelta(days=1)
-_ANY_SHARD = 2**63 - 1
+_ANY_SHARD = 2**31 - 1
 
 Connection = psycopg.Connection[Any]
 Place = tuple[int, datetime, str]
@@ -139,7 +139,7 @@ def run_once(connection: Connection, site_id: int, limit: int, position: Positio
 
 
 def newest_shard(connection: Connection) -> int:
-    """A number that no shard written so far is above."""
+    """A number that no shard written so far is above, but once in 2^31 pages, when numbers begin anew."""
     row = connection.execute("SELECT last_value FROM shard_numbers").fetchone()
     assert row is not None
     return int(row[0])

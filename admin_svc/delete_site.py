@@ -28,13 +28,14 @@ _FIND = "SELECT site_id FROM sites WHERE slug = %(slug)s"
 # When it was marked: nothing else changes a site that is.
 _MARKED_AT = f"SELECT updated_at FROM sites WHERE site_id = %(site_id)s AND status = {DELETING}"
 
-_TABLES = {
+_ROWS = {
     "pending_batches": "site_id, lane, received_at, batch_id, first_ord",
     "failed_events": "site_id, batch_id, ord",
     "events": "site_id, batch_id, ord",
     "sessions": "site_id, visitor_no, session_id, started_at",
     "visitors": "site_id, visitor_no",
-    "rollup_shards": "site_id, interval, dimension, bucket_start, key, shard",
+    "rollup_shards WHERE shard > 0": "site_id, dimension, bucket_start",
+    "rollup_shards WHERE shard = 0": "site_id, interval, dimension, bucket_start, key",
     "ingest_dedupes": "site_id, dedupe_key",
     "erased_hours": "site_id, hour",
     "job_runs": "site_id, job, started_at",
@@ -42,20 +43,24 @@ _TABLES = {
     "visitor_counters": "site_id",
     "api_keys": "site_id, key_id",
 }
-"""Every table with rows of a site, in the order in which they go, and the index that finds them: what is pending
+"""All rows of a site, by table, in the order in which they go, and the index that finds them: what is pending
 first, so that nothing points at events that are gone. Keys last, so that a sender is told that the site is closed
 rather than that its key is unknown."""
 
+
 # Deletes up to a page of the site's rows. Sorted, so that the index is read from its left end whatever the planner
 # thinks of the site's share of the table.
-_DELETE = [
-    f"""
+def _delete(rows: str, keys: str) -> str:
+    table, _, condition = rows.partition(" WHERE ")
+    only = f"AND {condition}" if condition else ""
+    return f"""
     DELETE FROM {table} WHERE site_id = %(site_id)s AND ctid = ANY(ARRAY(
-        SELECT ctid FROM {table} WHERE site_id = %(site_id)s ORDER BY {keys} LIMIT %(rows)s
+        SELECT ctid FROM {table} WHERE site_id = %(site_id)s {only} ORDER BY {keys} LIMIT %(rows)s
     ))
     """
-    for table, keys in _TABLES.items()
-]
+
+
+_DELETE = [_delete(rows, keys) for rows, keys in _ROWS.items()]
 
 _DELETE_SITE = "DELETE FROM sites WHERE site_id = %(site_id)s"
 

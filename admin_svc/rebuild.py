@@ -86,11 +86,18 @@ RETURNING last_ord - first_ord + 1
 """
 
 # Deletes up to a page of one kind of derived rows, by the index that serves their order.
+_CLEAR_DELTAS = """
+DELETE FROM rollup_shards WHERE site_id = %(site_id)s AND ctid = ANY(ARRAY(
+    SELECT ctid FROM rollup_shards
+    WHERE site_id = %(site_id)s AND dimension = %(dimension)s AND bucket_start >= %(horizon)s AND shard > 0
+    ORDER BY bucket_start LIMIT %(rows)s
+))
+"""
 _CLEAR_ROLLUPS = """
 DELETE FROM rollup_shards WHERE site_id = %(site_id)s AND ctid = ANY(ARRAY(
     SELECT ctid FROM rollup_shards
     WHERE site_id = %(site_id)s AND interval = %(interval)s AND dimension = %(dimension)s
-      AND bucket_start >= %(horizon)s
+      AND bucket_start >= %(horizon)s AND shard = 0
     ORDER BY bucket_start LIMIT %(rows)s
 ))
 """
@@ -194,10 +201,12 @@ def _queue(connection: Connection, site_id: int, rebuild: _Rebuild, limit: int) 
 def _clear(connection: Connection, site_id: int, rebuild: _Rebuild, limit: int) -> Page:
     """Deletes up to `limit` derived rows, in one budget over all kinds."""
     where = _where(site_id, rebuild)
-    statements = [
+    dimensions = (OVERVIEW.number, *BY_NUMBER)
+    statements = [(_CLEAR_DELTAS, {**where, "dimension": dimension}) for dimension in dimensions]
+    statements += [
         (_CLEAR_ROLLUPS, {**where, "interval": interval, "dimension": dimension})
         for interval in (HOUR, DAY)
-        for dimension in (OVERVIEW.number, *BY_NUMBER)
+        for dimension in dimensions
     ]
     cleared = 0
     others = [(statement, where) for statement in (_CLEAR_SESSIONS, _CLEAR_VISITORS, _CLEAR_ERASED)]

@@ -27,7 +27,7 @@ FEW_KEYS = 500
 _MANY_KEYS = f"""
 SELECT count(*) = %(few)s FROM (
     SELECT FROM rollup_shards WHERE site_id = %(site_id)s AND dimension = %(dimension)s AND interval = {DAY}
-      AND bucket_start = %(day)s
+      AND bucket_start = %(day)s AND shard = 0
     LIMIT %(few)s
 ) AS a_few
 """

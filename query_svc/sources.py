@@ -1,9 +1,9 @@
 """The sources of every number, as SQL: rollups for whole days and hours, raw events and sessions for the edges.
 
 Each statement reads all of them in the snapshot it is run in. `days`, `hours` and `edges` are the pieces of a range
-plan. A day is its row and its hours' deltas that are not folded into it yet. A source without pieces is left out of
-the statement, and every piece is read by itself (LATERAL … OFFSET 0): joined plainly, the planner expects a ninth of
-a table in every piece and reads the whole of it.
+plan. A day is its row and its hours' deltas that are not folded into it yet, an hour likewise. A source without
+pieces is left out of the statement, and every piece is read by itself (LATERAL … OFFSET 0): joined plainly, the planner
+expects a ninth of a table in every piece and reads the whole of it.
 """
 
 from collections.abc import Sequence
@@ -29,10 +29,10 @@ def _pieces(name: str) -> str:
     return f"unnest(%({name}_n)s::int[], %({name}_start)s::timestamptz[], %({name}_end)s::timestamptz[])"
 
 
-# By source, its interval, what is read of it besides folded rows, and the step from row to row of a key.
+# By source, its folded rows, and the step from row to row of a key.
 _SOURCES = {
-    "days": (f"interval = {DAY}", f"interval = {HOUR} AND shard > 0", "1 day"),
-    "hours": (f"interval = {HOUR}", None, "1 hour"),
+    "days": (f"interval = {DAY} AND shard = 0", "1 day"),
+    "hours": (f"interval = {HOUR} AND shard = 0", "1 hour"),
 }
 
 
@@ -41,15 +41,14 @@ def _rollups(plan: RangePlan, columns: str, *, some_keys: bool = False, conditio
     found = []
     for source, pieces in (("days", plan.days), ("hours", plan.hours)):
         if pieces:
-            interval, deltas, step = _SOURCES[source]
+            folded, step = _SOURCES[source]
             if some_keys:
                 # A probe for each bucket and key: a range of buckets would be read with all its keys.
-                found.append(_probes(source, columns, step, f"{interval} {condition}"))
+                found.append(_probes(source, columns, step, f"{folded} {condition}"))
             else:
-                found.append(_ranges(source, columns, f"{interval} {condition}"))
-            if deltas:
-                only = "AND key = ANY(%(keys)s)" if some_keys else ""
-                found.append(_ranges(source, columns, f"{deltas} {condition} {only}"))
+                found.append(_ranges(source, columns, f"{folded} {condition}"))
+            only = "AND key = ANY(%(keys)s)" if some_keys else ""
+            found.append(_ranges(source, columns, f"shard > 0 {condition} {only}"))
     return found
 
 

@@ -132,7 +132,7 @@ def test_every_statement_of_a_page_of_cleanup_is_bounded(explained: Any) -> None
     for kind in kinds:
         assert cleanup._delete(explained, site, kind, LIMIT)[0] <= LIMIT
         cleanup._keys_after(explained, site, kind, (), 1)
-    explained.check("events_by_time", "sessions_by_start", "rollup_shards_pkey", "visitors_by_first_seen")
+    explained.check("events_by_time", "sessions_by_start", "rollup_rows", "visitors_by_first_seen")
     deletes = [plan for statement, plan in explained.plans if "DELETE" in statement]
     assert len(deletes) == len(kinds)
     assert all("Tid Scan" in plan for plan in deletes)
@@ -145,7 +145,7 @@ def test_a_page_of_cleanup_in_the_midst_of_a_kind_is_bounded(explained: Any) -> 
         first = cleanup._keys_after(explained, site, kind, (), LIMIT)
         if first:
             cleanup._keys_after(explained, site, kind, first[-1], LIMIT)
-    explained.check("events_by_time", "sessions_by_start", "rollup_shards_pkey", "visitors_by_first_seen")
+    explained.check("events_by_time", "sessions_by_start", "rollup_rows", "visitors_by_first_seen")
 
 
 def test_a_page_of_pruning_is_bounded(explained: Any) -> None:

@@ -32,8 +32,8 @@ _SEARCH_SECONDS = 8.0
 _SEARCH_LAG_SECONDS = 1.0
 _SEARCHES = 4
 _STEP = 1.3
-_CAUTION = 0.9
-"""What is confirmed is a little less than what a short run bore."""
+_CAUTION = 0.85
+"""What is confirmed is a little less than what the run before bore."""
 _CONFIRMATIONS = 2
 _EVENTS_A_CALL = 50
 _YARDSTICK_EVENTS = 50_000
@@ -50,6 +50,11 @@ class Run:
     sent: Sent
     lag: float
     """Seconds that the oldest event not counted yet has waited when the last one is acknowledged."""
+
+    @property
+    def borne(self) -> float:
+        """Events a second that were counted: what the lag says came in too late was not."""
+        return self.sent.rate * max(0.0, 1 - self.lag / self.sent.seconds)
 
     def is_sustained(self, lag_seconds: float) -> bool:
         """Whether all of it was taken in time and nothing waits longer than that."""
@@ -69,7 +74,7 @@ def measure(scale: float) -> list[Figure]:
         for _ in range(_CONFIRMATIONS - 1):
             if run.is_sustained(LAG_SECONDS):
                 break
-            run = load.run(run.offered * _CAUTION, _SECONDS * scale)
+            run = load.run(_CAUTION * run.borne, _SECONDS * scale)
         yardstick.run(round(_YARDSTICK_EVENTS * min(1.0, scale * 4)))
     sustained = run.offered if run.is_sustained(LAG_SECONDS) else 0.0
     return [

@@ -4,13 +4,12 @@ import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from functools import partial
-from operator import attrgetter
 from typing import Any, NamedTuple
 
 import psycopg
 
 from admin_svc.contributions import Deltas
+from admin_svc.page_of_events import read_events
 from admin_svc.pending import (
     PendingBatch,
     claim,
@@ -31,18 +30,9 @@ from common.db import HOUR, DatabaseFault
 
 _log = logging.getLogger(__name__)
 
-# The more events a page has, the more share a visitor, a session, a delta; a page of so many takes a second or two.
+# The more events a page has, the more of them share a visitor, a session, a delta. So many take a second or two.
 DEFAULT_LIMIT = 50_000
 MAX_LIMIT = 50_000
-
-# The events of the claimed parts of batches.
-_READ_EVENTS = """
-SELECT e.occurred_at, e.event_id::text, e.type, e.visitor_id, coalesce(e.session_id, ''), e.user_id, e.name, e.path,
-       e.referrer, e.device, e.browser, e.os, e.country, e.utm_source, e.utm_medium, e.utm_campaign, e.source,
-       CASE WHEN e.type = 3 THEN e.properties END
-FROM unnest(%(batch_ids)s::bigint[], %(firsts)s::int[], %(lasts)s::int[]) AS p (batch_id, first_ord, last_ord)
-JOIN events e ON e.site_id = %(site_id)s AND e.batch_id = p.batch_id AND e.ord BETWEEN p.first_ord AND p.last_ord
-"""
 
 # How long a gap a site's sessions bear.
 _SESSION_TIMEOUT = "SELECT session_timeout_us FROM sites WHERE site_id = %(site_id)s"
@@ -52,7 +42,6 @@ _COPY_DELTAS = """
 COPY rollup_shards (site_id, interval, shard, dimension, bucket_start, key, events, pageviews, sessions, bounces,
                     duration_us, new_visitors, visitors) FROM STDIN (FORMAT BINARY)
 """
-_BY_TIME = attrgetter("occurred_at", "event_id", "session_id")
 _DELTA_TYPES = [
     *("int4", "int2", "int4", "int2", "timestamptz", "text"),
     *("int4", "int4", "int4", "int4", "int8", "int4", "bytea"),
@@ -117,9 +106,9 @@ class Aggregator:
                 claimed = claim(connection, site_id, lane, now, limit)
                 if not claimed:
                     return Page()
-                aggregate_batches(connection, self._numbers, site_id, claimed)
-                done(connection, site_id, lane, claimed)
-            return Page(aggregated=sum(batch.events for batch in claimed), worked=True)
+                taken = claimed[: aggregate_batches(connection, self._numbers, site_id, claimed)]
+                done(connection, site_id, lane, taken)
+            return Page(aggregated=sum(batch.events for batch in taken), worked=True)
         except Exception as error:
             if isinstance(error, DatabaseFault) and not isinstance(error, psycopg.errors.ProgramLimitExceeded):
                 # Not the events' fault: nothing happened, the next call tries again.
@@ -134,12 +123,12 @@ class Aggregator:
 
 def aggregate_batches(
     connection: Connection, numbers: VisitorNumbers, site_id: int, claimed: Sequence[PendingBatch]
-) -> None:
-    """Counts the batches' events in the caller's transaction."""
+) -> int:
+    """Counts the events of the first batches in the caller's transaction; returns of how many batches."""
     timeout_row = connection.execute(_SESSION_TIMEOUT, {"site_id": site_id}).fetchone()
     assert timeout_row is not None
     timeout = timedelta(microseconds=timeout_row[0])
-    events = _read_events(connection, site_id, claimed)
+    events, taken = read_events(connection, site_id, claimed)
     # Replays are claimed apart from other batches.
     begin = replay_horizon(connection, site_id) if claimed[0].replay else None
     visitors = upsert_visitors(connection, numbers, site_id, seen_in(events))
@@ -152,22 +141,7 @@ def aggregate_batches(
     deltas.add_sessions(after.values())
     replace_sessions(connection, site_id, before, after)
     _append_deltas(connection, site_id, deltas)
-
-
-def _read_events(connection: Connection, site_id: int, claimed: Sequence[PendingBatch]) -> list[Event]:
-    """The claimed events by time, event id and session id."""
-    with connection.cursor(binary=True) as cursor:
-        cursor.execute(
-            _READ_EVENTS,
-            {
-                "site_id": site_id,
-                "batch_ids": [batch.batch_id for batch in claimed],
-                "firsts": [batch.first_ord for batch in claimed],
-                "lasts": [batch.last_ord for batch in claimed],
-            },
-        )
-        # As Event._make, without a call of Python for each.
-        return sorted(map(partial(tuple.__new__, Event), cursor.fetchall()), key=_BY_TIME)
+    return taken
 
 
 def _sessions_before_and_after(

@@ -1,4 +1,4 @@
-"""Which pending batches are counted first."""
+"""Which pending batches a page counts."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +8,9 @@ from footfall.admin.v1 import admin_pb2
 from footfall.ingest.v1 import ingest_pb2
 from footfall.type.v1 import event_pb2
 
+from admin_svc import page_of_events
 from tests.footfall_site import FootfallSite
+from tests.poison import Worker
 
 if TYPE_CHECKING:
     from tests.suite import Suite
@@ -38,3 +40,20 @@ def test_what_came_first_is_counted_first_whatever_its_number(
     page = site.operator.AggregatePending(request, metadata=site.as_admin, timeout=20)
     assert (page.aggregated, page.remaining) == (1, 2)
     assert database.execute(_COUNTED, site_id).fetchall() == [(oldest,)]
+
+
+def test_a_page_ends_early_where_texts_are_long(
+    worker: Worker, suite: "Suite", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that no sender's long paths are more than the worker's memory holds; nothing is left out."""
+    monkeypatch.setattr(page_of_events, "MOST_TEXT", 20_000)
+    monkeypatch.setattr(page_of_events, "_EVENTS_A_READ", 10)
+    monkeypatch.setattr(page_of_events, "_SAMPLED", 1)
+    site = FootfallSite(suite, "long")
+    for number in range(12):
+        paths = [f"/{number}/{place}/{'x' * 1_900}" for place in range(2)]
+        events = [ingest_pb2.Event(type=event_pb2.EVENT_TYPE_PAGEVIEW, visitor_id="v", path=path) for path in paths]
+        site.ingest.IngestBatch(ingest_pb2.IngestBatchRequest(events=events), metadata=site.as_sender, timeout=20)
+    # Ten events are read at once, and twenty of these are enough.
+    assert [page.aggregated for page in worker.run()] == [20, 4]
+    assert worker.counts("pending_batches", site) == 0

@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 MAX_GROUP_EVENTS = 5_000
 """Events one transaction takes at most (a single larger call goes alone)."""
 
-WORTH_ANOTHER = 1_000
+WORTH_ANOTHER = 500
 """Events that have to wait before a further transaction is begun beside the one under way.
 
 Smaller ones cost more a transaction than they gain side by side; from here on Postgres works on one while the rows of

@@ -1,5 +1,6 @@
 """The plans that keep bounded statements bounded, on tables that have grown."""
 
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -111,6 +112,14 @@ def test_a_page_of_a_deletion_reads_its_rows_from_an_index(grown: psycopg.Connec
             plan = plan_of(grown, statement, {"site_id": 1, "rows": 100})
             assert "Seq Scan" not in plan
             assert "Sort" not in plan
+
+
+def test_folding_probes_for_its_rows_where_statistics_know_of_deltas_only(grown: psycopg.Connection[Any]) -> None:
+    """As they do of a site that has just begun; a join would read all of a dimension for every page."""
+    places = {"intervals": [1, 2] * 500, "starts": [DAY] * 1_000, "keys": [f"/page/{n}" for n in range(1_000)]}
+    for statement in (compact._READ_FOLDED, compact._DELETE_FOLDED):
+        plan = plan_of(grown, statement, {"site_id": 1, "dimension": 2, **places})
+        assert re.search(r"rollup_rows on rollup_shards.*\n.*Index Cond: .*key = w\.key", plan), plan
 
 
 def test_a_report_asks_for_erased_hours_by_the_key(grown: psycopg.Connection[Any]) -> None:

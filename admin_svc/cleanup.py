@@ -34,6 +34,10 @@ _RAISE_FLOOR = """
 UPDATE sites SET {floor} = %(at)s WHERE site_id = %(site_id)s AND ({floor} IS NULL OR {floor} < %(at)s)
 """
 
+# A page walks an index in its order, as far as its limit. Of a table without statistics (just loaded) Postgres thinks
+# that few rows have expired, and would read and sort all of them for each page.
+_WALK = "SELECT set_config('enable_sort', 'off', true)"
+
 _KINDS = ("events", "sessions", "hourly_rollups", "daily_rollups", "visitors")
 
 Connection = psycopg.Connection[Any]
@@ -66,6 +70,7 @@ def run_once(connection: Connection, site: Site, now: datetime, limit: int) -> P
         if not enter(connection, site.site_id):
             raise site_busy()
         refuse_under_rebuild(connection, site.site_id)
+        connection.execute(_WALK)
         for kind in kinds:
             done, last = _delete(connection, site, kind, left)
             counts[kind.name] += done
@@ -83,21 +88,9 @@ def run_once(connection: Connection, site: Site, now: datetime, limit: int) -> P
 
 def count_once(connection: Connection, site: Site, now: datetime, limit: int, position: Position) -> Page:
     """Counts the next `limit` rows that would be deleted, after `position`, and changes nothing."""
-    counts = dict.fromkeys(_KINDS, 0)
-    index, *after = position
-    left = limit
-    kinds = expired(site, now)
-    while index < len(kinds):
-        found = _keys_after(connection, site, kinds[index], after, left)
-        counts[kinds[index].name] += len(found)
-        left -= len(found)
-        if not left:
-            more = bool(_keys_after(connection, site, kinds[index], found[-1], 1)) or any(
-                _keys_after(connection, site, kind, (), 1) for kind in kinds[index + 1 :]
-            )
-            return Page(counts, has_more=more, position=(index, *found[-1]))
-        index, after = index + 1, []
-    return Page(counts)
+    with connection.transaction():
+        connection.execute(_WALK)
+        return _count(connection, site, expired(site, now), limit, position)
 
 
 def to_cursor(now: datetime, position: Position) -> Cursor:
@@ -123,6 +116,23 @@ def _delete(connection: Connection, site: Site, kind: Expired, rows: int) -> tup
     row = connection.execute(_DELETE.format(page=page, table=kind.table), parameters).fetchone()
     assert row is not None
     return row[0], row[1]
+
+
+def _count(connection: Connection, site: Site, kinds: list[Expired], limit: int, position: Position) -> Page:
+    counts = dict.fromkeys(_KINDS, 0)
+    index, *after = position
+    left = limit
+    while index < len(kinds):
+        found = _keys_after(connection, site, kinds[index], after, left)
+        counts[kinds[index].name] += len(found)
+        left -= len(found)
+        if not left:
+            more = bool(_keys_after(connection, site, kinds[index], found[-1], 1)) or any(
+                _keys_after(connection, site, kind, (), 1) for kind in kinds[index + 1 :]
+            )
+            return Page(counts, has_more=more, position=(index, *found[-1]))
+        index, after = index + 1, []
+    return Page(counts)
 
 
 def _keys_after(

@@ -9,13 +9,21 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
 
+from admin_svc.aggregate import Aggregator
+from admin_svc.visitor_numbers import VisitorNumbers
 from cli.embedded_postgres import EmbeddedPostgres
 from cli.suite import running_suite
-from tests.suite import Suite, database_on
+from common.db import Database
+from tests.support.hands import Hands, hands_on
+from tests.support.poison import Worker
+from tests.support.suite import Suite, database_on
 
 os.environ["TZ"] = "Asia/Kathmandu"
 time.tzset()
@@ -52,3 +60,29 @@ def suite(postgres_url: str, open_folder: Path) -> Iterator[Suite]:
             running = Suite(connection, data_dir, url)
             yield running
             running.close()
+
+
+@pytest.fixture(scope="session")
+def hands(suite: Suite) -> Iterator[Hands]:
+    """Hands on the suite's database."""
+    with hands_on(suite) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def database(hands: Hands) -> psycopg.Connection[Any]:
+    """A connection in autocommit to the suite's database."""
+    return hands.connection
+
+
+@pytest.fixture
+def worker(suite: Suite) -> Iterator[Worker]:
+    """An aggregator with a clock of the test's own; nothing is pending that other tests have left."""
+    numbers, db = (Database(suite.database_url, application="test") for _ in range(2))
+    with db.connection() as connection:
+        made = Worker(Aggregator(VisitorNumbers(numbers)), connection, datetime.now(UTC))
+        made.run()
+        made.now += timedelta(minutes=1)
+        yield made
+    db.close()
+    numbers.close()

@@ -13,15 +13,16 @@ from google.protobuf.json_format import Parse
 
 duckdb = pytest.importorskip("duckdb", reason="the loader needs the bench extra")
 
-from admin_svc import compact  # noqa: E402  # after what this file may be skipped for
-from bench.dataset import START, Shape, generate  # noqa: E402
+from bench.dataset import START, Shape, generate  # noqa: E402  # after what this file may be skipped for
 from bench.derive import derive  # noqa: E402
 from bench.loader import arm_dedupe_keys, load, without_indexes  # noqa: E402
 from common.db import plain_url  # noqa: E402
-from tests.footfall_site import FootfallSite  # noqa: E402
-from tests.property.tables import micros, stored  # noqa: E402
-from tests.recount import CONTEXT_FIELDS, DAY, DIMENSIONS, HOUR, MINUTE  # noqa: E402
-from tests.suite import Suite  # noqa: E402
+from tests.oracle.recount import CONTEXT_FIELDS, DAY, DIMENSIONS, HOUR, MINUTE  # noqa: E402
+from tests.oracle.tables import micros, stored_tables  # noqa: E402
+from tests.support.footfall_site import FootfallSite  # noqa: E402
+from tests.support.site_rows import site_id_of  # noqa: E402
+from tests.support.suite import Suite  # noqa: E402
+from tests.support.upkeep import compact  # noqa: E402
 
 SHAPE = Shape(20_000, pages=200, referrers=50, countries=30, days=3)
 BEGIN, END = micros(START), micros(SHAPE.end)
@@ -73,20 +74,18 @@ def twins(suite: Suite, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tw
     derive(file, session_timeout_us=30 * MINUTE)
     loaded, sent = FootfallSite(suite, "loaded"), FootfallSite(suite, "sent")
     with psycopg.connect(plain_url(suite.database_url), autocommit=True) as connection:
-        ids: dict[str, int] = dict(connection.execute("SELECT slug, site_id FROM sites").fetchall())
-        site_ids = ids[loaded.slug], ids[sent.slug]
+        site_ids = site_id_of(connection, loaded), site_id_of(connection, sent)
         load(file, plain_url(suite.database_url), site_ids[0])
         for request in requests_of(file):
             assert sent.send(request).accepted == len(request.events)
         sent.aggregate()
-        while compact.run_once(connection, site_ids[1], 50_000).shards:
-            pass
+        compact(sent)
         yield Twins(loaded, sent, site_ids, connection)
 
 
 def test_tables_are_equal(twins: Twins) -> None:
     """Visitors (but for their numbers), sessions and rollups are what the product makes, and as many rows."""
-    loaded, sent = (stored(twins.connection, site_id) for site_id in twins.site_ids)
+    loaded, sent = (stored_tables(twins.connection, site_id) for site_id in twins.site_ids)
     assert len(sent.visitors) == SHAPE.visitors
     assert loaded.visitors == sent.visitors
     assert loaded.sessions == sent.sessions

@@ -9,11 +9,11 @@ from footfall.ingest.v1 import ingest_pb2
 from footfall.type.v1 import event_pb2
 
 from admin_svc import page_of_events
-from tests.footfall_site import FootfallSite
-from tests.poison import Worker
+from tests.support.footfall_site import FootfallSite
+from tests.support.poison import Worker
 
 if TYPE_CHECKING:
-    from tests.suite import Suite
+    from tests.support.suite import Suite
 
 _SEND_BACK = """
 UPDATE pending_batches p SET received_at = p.received_at - interval '1 hour'

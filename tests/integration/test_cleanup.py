@@ -14,24 +14,24 @@ from footfall.admin.v1 import admin_pb2
 
 from admin_svc import cleanup as product
 from common.sites import find_site
-from tests.footfall_site import FootfallSite
-from tests.property.cuts import Scissors, cut_everywhere
-from tests.recount import DAY, SECOND
-from tests.refusals import Refusal, invalid, refusal_of
-from tests.suite import Suite
-from tests.traffic import START, batch_of, made_up
-from tests.upkeep import (
+from tests.oracle.recount import DAY, SECOND
+from tests.support.cuts import Scissors, cut_everywhere
+from tests.support.footfall_site import FootfallSite
+from tests.support.refusals import Refusal, invalid, refusal_of
+from tests.support.site_rows import site_id_of
+from tests.support.suite import Suite
+from tests.support.traffic import START, batch_of, made_up
+from tests.support.upkeep import (
     KINDS,
     added,
     cleanup,
     cleanup_page,
     cleanup_pages,
+    compact,
     counts_of,
     everything,
-    fold,
     instant,
     keep_all,
-    site_id_of,
     sizes,
 )
 
@@ -47,7 +47,7 @@ def expired_site(suite: Suite, *, visitors: int = 3, events: int = 12, prefix: s
     site = FootfallSite(suite, prefix)
     site.send(batch_of(made_up(next(_seeds), visitors=visitors, events=events)))
     site.aggregate()
-    fold(site)
+    compact(site)
     keep_all(site, 30, 30, 30)
     return site
 

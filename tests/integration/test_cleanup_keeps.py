@@ -8,12 +8,13 @@ import psycopg
 import pytest
 from footfall.query.v1 import query_pb2
 
-from tests.footfall_site import FootfallSite, time_range
-from tests.poison import Worker, bad_event, poisoned
-from tests.recount import DAY, HOUR, MINUTE, RawEvent, Recount
-from tests.suite import Suite
-from tests.traffic import SESSION_TIMEOUT, START, batch_of, made_up
-from tests.upkeep import FOR_EVER, KINDS, cleanup, fold, keep_all, rows, site_id_of, sizes, state_of
+from tests.oracle.recount import DAY, HOUR, MINUTE, RawEvent, Recount
+from tests.support.footfall_site import FootfallSite, time_range
+from tests.support.poison import Worker, bad_event, poisoned
+from tests.support.site_rows import site_id_of
+from tests.support.suite import Suite
+from tests.support.traffic import SESSION_TIMEOUT, START, batch_of, made_up
+from tests.support.upkeep import FOR_EVER, KINDS, cleanup, compact, keep_all, rows, sizes, state_of
 
 LATER = START + 400 * DAY
 RAW_30_DAYS = START + 30 * DAY
@@ -39,7 +40,7 @@ def counted_site(suite: Suite, events: Sequence[RawEvent], raw: int, hourly: int
     site = FootfallSite(suite, "keeps")
     site.send(batch_of(events))
     site.aggregate()
-    fold(site)
+    compact(site)
     keep_all(site, raw, hourly, daily)
     return site
 
@@ -59,7 +60,7 @@ def test_pending_events_stay_and_are_counted_afterwards(suite: Suite, database: 
     site, counted, pending = FootfallSite(suite, "pending"), made_up(521, visitors=4, events=30), []
     site.send(batch_of(counted))
     site.aggregate()
-    fold(site)
+    compact(site)
     pending = [replace(view(n, START + n * HOUR), visitor_id=f"late {n}") for n in range(5)]
     site.send(batch_of(pending))
     keep_all(site, 30, 30, 30)
@@ -67,7 +68,7 @@ def test_pending_events_stay_and_are_counted_afterwards(suite: Suite, database: 
     assert sorted(site.events(), key=lambda event: event.order) == pending
     assert state_of(site).pending_events == len(pending)
     assert site.aggregate() == len(pending)
-    fold(site)
+    compact(site)
     assert cleanup(site, LATER)["events"] == len(pending)
     assert not any(sizes(database, site_id_of(database, site)).values())
 
@@ -78,7 +79,7 @@ def test_failed_events_stay(suite: Suite, worker: Worker) -> None:
     site.send(batch_of([*good[:15], bad, *good[15:]]))
     with poisoned(worker, "sessions", "page"):
         worker.fail(site)
-    fold(site)
+    compact(site)
     keep_all(site, 30, 30, 30)
     assert cleanup(site, LATER)["events"] == len(good)
     assert site.events() == [bad]
@@ -101,7 +102,7 @@ def test_hours_with_unfolded_deltas_stay_until_they_are_folded(suite: Suite, dat
     cleanup(site, LATER, limit=3)
     assert hours_of(database, site, 1) == {START}
     assert database.execute(of_hour, (site_id_of(database, site),)).fetchall() == before
-    fold(site)
+    compact(site)
     cleanup(site, LATER)
     assert hours_of(database, site, 1) == set()
     assert site.overview(START, START + DAY).events == 3

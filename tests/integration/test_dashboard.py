@@ -4,9 +4,9 @@ import grpc
 import pytest
 from footfall.query.v1 import query_pb2
 
-from tests.footfall_site import FootfallSite, time_range
-from tests.golden import STREAM_BATCHES
-from tests.suite import Suite
+from tests.oracle.recorded_cases import STREAM_BATCHES
+from tests.support.footfall_site import FootfallSite, time_range
+from tests.support.suite import Suite
 
 HOUR = 3_600_000_000
 START = 1_767_571_200_000_000

@@ -16,11 +16,11 @@ from admin_svc import compact, delete_site, job_runs
 from admin_svc.aggregate import Aggregator
 from admin_svc.visitor_numbers import VisitorNumbers
 from common.db import Database
-from tests.footfall_site import FootfallSite
-from tests.refusals import Refusal, batch, event, invalid, queries, refusal_of, until_refused
-from tests.site_rows import TENANT_TABLES, opened, rows_of, site_id_of
-from tests.suite import Suite
-from tests.traffic import assert_recounts, batch_of, made_up
+from tests.support.footfall_site import FootfallSite
+from tests.support.refusals import Refusal, batch, event, invalid, queries, refusal_of, until_refused
+from tests.support.site_rows import TENANT_TABLES, opened, rows_of, site_id_of
+from tests.support.suite import Suite
+from tests.support.traffic import assert_recounts, batch_of, made_up
 
 NOT_FOUND = Refusal(grpc.StatusCode.NOT_FOUND, "SITE_NOT_FOUND", ("site",))
 

@@ -17,13 +17,13 @@ from admin_svc import compact
 from admin_svc.aggregate import Aggregator
 from admin_svc.visitor_numbers import VisitorNumbers
 from common.db import Database
-from tests.footfall_site import FootfallSite
-from tests.integration.test_verify import verify
-from tests.recount import DAY, HOUR, RawEvent, Recount
-from tests.refusals import batch, event, invalid, refusal_of
-from tests.site_rows import opened, rows_of, site_id_of, tables_with
-from tests.suite import Suite
-from tests.traffic import SESSION_TIMEOUT, WHOLE, batch_of, made_up
+from tests.oracle.recount import DAY, HOUR, RawEvent, Recount
+from tests.support.commands import footfall
+from tests.support.footfall_site import FootfallSite
+from tests.support.refusals import batch, event, invalid, refusal_of
+from tests.support.site_rows import opened, rows_of, site_id_of, tables_with
+from tests.support.suite import Suite
+from tests.support.traffic import SESSION_TIMEOUT, WHOLE, batch_of, made_up
 
 # What of the recount an erasure must leave as it is.
 _LISTS = ("sessions", "order of sessions", "events", "order of events", "visitors", "order of visitors")
@@ -471,7 +471,7 @@ def test_a_verified_site_stays_verified(suite: Suite, connection: psycopg.Connec
     site.send(batch_of(events))
     site.aggregate()
     erase_all(site, visitor_id=events[0].visitor_id)
-    code, output = verify(suite, site)
+    code, output = footfall(suite, "verify", "--site", site.slug)
     assert code == 0, output
     assert "hours of which visitors were erased" in output
     damage = """
@@ -480,7 +480,7 @@ def test_a_verified_site_stays_verified(suite: Suite, connection: psycopg.Connec
               AND bucket_start NOT IN (SELECT hour FROM erased_hours WHERE site_id = %(site_id)s) LIMIT 1))
     """
     assert connection.execute(damage, {"site_id": site_id_of(connection, site)}).rowcount == 1
-    code, output = verify(suite, site)
+    code, output = footfall(suite, "verify", "--site", site.slug)
     assert code == 1
     assert "INTERVAL_HOUR" in output
 

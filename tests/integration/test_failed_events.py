@@ -5,13 +5,14 @@ from typing import Any
 import pytest
 from footfall.admin.v1 import admin_pb2
 
-from tests.footfall_site import FootfallSite, walk
-from tests.poison import Worker, bad_event, poisoned
-from tests.recount import SECOND, RawEvent
-from tests.refusals import invalid, refusal_of
-from tests.suite import Suite
-from tests.traffic import assert_recounts, batch_of, made_up, metadata_of
-from tests.upkeep import site_id_of, state_of
+from tests.oracle.recount import SECOND, RawEvent
+from tests.support.footfall_site import FootfallSite, walk
+from tests.support.poison import Worker, bad_event, poisoned
+from tests.support.refusals import invalid, refusal_of
+from tests.support.site_rows import site_id_of
+from tests.support.suite import Suite
+from tests.support.traffic import assert_recounts, batch_of, made_up, metadata_of
+from tests.support.upkeep import state_of
 
 
 def failed(site: FootfallSite, page_size: int = 0) -> list[admin_pb2.FailedEvent]:

@@ -23,7 +23,7 @@ from common.sites import Site, find_site
 from ingest_svc.append import Incoming
 from ingest_svc.group_commit import MAX_GROUP_EVENTS, WORTH_ANOTHER, Commit, DatabaseCommit, GroupCommit
 from ingest_svc.wire import to_rows
-from tests.suite import database_on
+from tests.support.suite import database_on
 
 Answer = TypeVar("Answer")
 

@@ -13,7 +13,7 @@ from common.dimensions import EXIT_PAGE
 from common.migrate import migrate
 from query_svc import leaders, sources
 from query_svc.range_plan import RangePlan, plan_range
-from tests.suite import database_on
+from tests.support.suite import database_on
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 DAYS = 4

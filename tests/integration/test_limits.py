@@ -9,12 +9,12 @@ from footfall.ingest.v1 import ingest_pb2
 from footfall.type.v1 import event_pb2
 from google.protobuf import struct_pb2, timestamp_pb2
 
-from tests.footfall_site import FootfallSite
-from tests.recount import CONTEXT_FIELDS
-from tests.refusals import batch, event, invalid, refusal_of
+from tests.oracle.recount import CONTEXT_FIELDS
+from tests.support.footfall_site import FootfallSite
+from tests.support.refusals import batch, event, invalid, refusal_of
 
 if TYPE_CHECKING:
-    from tests.suite import Suite
+    from tests.support.suite import Suite
 
 PAGEVIEW, TRACK = event_pb2.EVENT_TYPE_PAGEVIEW, event_pb2.EVENT_TYPE_TRACK
 MEBIBYTE = 1024 * 1024

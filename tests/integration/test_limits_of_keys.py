@@ -8,11 +8,11 @@ import pytest
 from footfall.admin.v1 import admin_pb2
 from google.protobuf import duration_pb2
 
-from tests.footfall_site import FootfallSite
-from tests.refusals import batch, event, queries, refusal_of, until_refused
+from tests.support.footfall_site import FootfallSite
+from tests.support.refusals import batch, event, queries, refusal_of, until_refused
 
 if TYPE_CHECKING:
-    from tests.suite import Suite
+    from tests.support.suite import Suite
 
 UNAUTHENTICATED, DENIED = grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED
 Metadata = tuple[tuple[str, str], ...]

@@ -6,12 +6,12 @@ import grpc
 import pytest
 from footfall.query.v1 import query_pb2
 
-from tests.footfall_site import FootfallSite, time_range
-from tests.recount import DAY, HOUR, MINUTE
-from tests.refusals import batch, event, invalid, queries, refusal_of
+from tests.oracle.recount import DAY, HOUR, MINUTE
+from tests.support.footfall_site import FootfallSite, time_range
+from tests.support.refusals import batch, event, invalid, queries, refusal_of
 
 if TYPE_CHECKING:
-    from tests.suite import Suite
+    from tests.support.suite import Suite
 
 LISTS = {"ListEvents": "events", "ListSessions": "sessions", "ListVisitors": "visitors"}
 LIFE = time_range(0, 4_000_000_000_000_000)

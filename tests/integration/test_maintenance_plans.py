@@ -14,7 +14,7 @@ from common.db import Database, plain_url
 from common.migrate import migrate
 from common.sites import Site, find_site
 from common.tables import metadata
-from tests.suite import database_on
+from tests.support.suite import database_on
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 LIMIT = 500

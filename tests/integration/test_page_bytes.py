@@ -5,8 +5,8 @@ from uuid import uuid4
 from footfall.ingest.v1 import ingest_pb2
 from footfall.query.v1 import query_pb2
 
-from tests.footfall_site import FootfallSite
-from tests.suite import Suite
+from tests.support.footfall_site import FootfallSite
+from tests.support.suite import Suite
 
 MOST_BYTES = 4 * 1024 * 1024
 

@@ -14,7 +14,7 @@ from common.dimensions import OVERVIEW, PAGE
 from common.migrate import migrate
 from query_svc import erased, sources
 from query_svc.range_plan import plan_range
-from tests.suite import database_on
+from tests.support.suite import database_on
 
 DAY = datetime(2026, 1, 5, tzinfo=UTC)
 

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.footfall_site import FootfallSite
-from tests.poison import Worker, bad_event, poisoned
-from tests.traffic import assert_recounts, batch_of, made_up, metadata_of
+from tests.support.footfall_site import FootfallSite
+from tests.support.poison import Worker, bad_event, poisoned
+from tests.support.traffic import assert_recounts, batch_of, made_up, metadata_of
 
 if TYPE_CHECKING:
-    from tests.suite import Suite
+    from tests.support.suite import Suite
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ from footfall.admin.v1 import admin_pb2
 from admin_svc import prune
 from common.db import Database
 from common.migrate import migrate
-from tests.footfall_site import FootfallSite
-from tests.refusals import invalid, refusal_of
-from tests.suite import Suite, database_on
-from tests.traffic import START, batch_of, made_up
-from tests.upkeep import instant
+from tests.support.footfall_site import FootfallSite
+from tests.support.refusals import invalid, refusal_of
+from tests.support.suite import Suite, database_on
+from tests.support.traffic import START, batch_of, made_up
+from tests.support.upkeep import instant
 
 NOW = instant(START)
 

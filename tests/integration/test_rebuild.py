@@ -1,6 +1,5 @@
 """`footfall rebuild` makes a site's derived rows again from its raw events, whatever has become of them."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -10,19 +9,14 @@ from google.protobuf import duration_pb2, field_mask_pb2
 
 from admin_svc import rebuild
 from admin_svc.aggregate import Aggregator, Page
-from tests.property.tables import counted
-from tests.rebuilding import LATER, Hands, command, hands_on, in_phase, instant_of, rebuild_page, rebuilt, sent
-from tests.recount import DAY, HOUR, MINUTE, SECOND, Recount
-from tests.retention import clean_up
-from tests.suite import Suite
-from tests.traffic import SESSION_TIMEOUT, assert_recounts, batch_of, made_up, metadata_of
-
-
-@pytest.fixture(scope="module")
-def hands(suite: Suite) -> Iterator[Hands]:
-    with hands_on(suite) as found:
-        yield found
-
+from tests.oracle.recount import DAY, HOUR, MINUTE, SECOND, Recount
+from tests.oracle.tables import expected_tables
+from tests.support.commands import footfall
+from tests.support.hands import LATER, Hands
+from tests.support.rebuilding import in_phase, instant_of, rebuild_page, rebuilt, sent
+from tests.support.retention import clean_up
+from tests.support.traffic import SESSION_TIMEOUT, assert_recounts, batch_of, made_up, metadata_of
+from tests.support.upkeep import compact
 
 DAMAGE = {
     "rollups": "UPDATE rollup_shards SET events = events + 1, sessions = sessions * 2 WHERE site_id = %(site_id)s",
@@ -43,15 +37,15 @@ def test_what_was_damaged_is_whole_again(hands: Hands, damage: str) -> None:
     events = made_up(11, visitors=9, events=300)
     site = sent(hands, "rebuild", events)
     assert hands.connection.execute(DAMAGE[damage], {"site_id": hands.site_id(site)}).rowcount > 0
-    code, output = command(hands.suite, "verify", site)
+    code, output = footfall(hands.suite, "verify", "--site", site.slug)
     assert code == 1, output
-    code, output = command(hands.suite, "rebuild", site, "--limit", "70")
+    code, output = footfall(hands.suite, "rebuild", "--site", site.slug, "--limit", "70")
     assert code == 0, output
     assert "300 events queued again" in output
-    code, output = command(hands.suite, "verify", site)
+    code, output = footfall(hands.suite, "verify", "--site", site.slug)
     assert code == 0, output
-    assert hands.tables(site) == counted(Recount(events, SESSION_TIMEOUT))
-    hands.fold(site)
+    assert hands.tables(site) == expected_tables(Recount(events, SESSION_TIMEOUT))
+    compact(site)
     assert_recounts(site, events)
 
 
@@ -102,7 +96,7 @@ def test_two_callers_at_once_do_one_rebuild(hands: Hands) -> None:
         done = [one.result() for one in [threads.submit(call) for _ in range(2)]]
     assert first.queued + sum(queued for queued, _ in done) == len(events)
     assert sum(again for _, again in done) == len(events)
-    assert hands.tables(site) == counted(Recount(events, SESSION_TIMEOUT))
+    assert hands.tables(site) == expected_tables(Recount(events, SESSION_TIMEOUT))
     assert_recounts(site, events)
 
 
@@ -130,10 +124,10 @@ def test_a_new_session_timeout_holds_for_what_was_before(hands: Hands) -> None:
             update_mask=field_mask_pb2.FieldMask(paths=["settings.session_timeout"]),
         )
         site.operator.UpdateSite(request, metadata=site.as_admin)
-        assert hands.tables(site) != counted(Recount(events, timeout))
+        assert hands.tables(site) != expected_tables(Recount(events, timeout))
         rebuilt(site)
-        assert hands.tables(site) == counted(Recount(events, timeout))
-        assert command(hands.suite, "verify", site)[0] == 0
+        assert hands.tables(site) == expected_tables(Recount(events, timeout))
+        assert footfall(hands.suite, "verify", "--site", site.slug)[0] == 0
 
 
 def test_batches_that_come_in_meanwhile_do_not_keep_it_from_ending(hands: Hands) -> None:
@@ -144,16 +138,16 @@ def test_batches_that_come_in_meanwhile_do_not_keep_it_from_ending(hands: Hands)
         "SELECT DISTINCT batch_id FROM events WHERE site_id = %s", (hands.site_id(site),)
     ).fetchall())  # fmt: skip
     site.send(batch_of(arriving[:1]))
-    number, queueing = hands.page(site, limit=1).number, 1
+    number, queueing = hands.rebuild_chunk(site, limit=1).number, 1
     late = iter(arriving[1:])
     while in_phase(hands, site, 1):
         site.send(batch_of([next(late)]))
-        hands.page(site, number, limit=1)
+        hands.rebuild_chunk(site, number, limit=1)
         queueing += 1
     # Its own batches, the one that was pending at first, and the page that finds no more.
     assert queueing <= batches + 2
     left = list(late)
-    while hands.page(site, number, limit=5).has_more:
+    while hands.rebuild_chunk(site, number, limit=5).has_more:
         pass
     site.aggregate()
     assert_recounts(site, events + [event for event in arriving if event not in left])
@@ -168,10 +162,10 @@ def test_only_what_was_counted_is_pending_meanwhile(hands: Hands) -> None:
     midnight = (gone // DAY + 1) * DAY
     site.send(batch_of(made_up(21, visitors=2, events=7)))
     counted_again = sum(event.occurred_at >= midnight for event in events)
-    page = hands.page(site)
+    page = hands.rebuild_chunk(site)
     assert page.queued == page.remaining == counted_again
     assert metadata_of(site).pending_events == counted_again + 7
-    while hands.page(site, page.number).has_more:
+    while hands.rebuild_chunk(site, page.number).has_more:
         pass
     assert metadata_of(site).pending_events == 7
 
@@ -180,18 +174,18 @@ def test_the_end_of_one_rebuild_is_not_that_of_the_next(hands: Hands) -> None:
     """A caller who counted the last replay may be overtaken by others, who end the rebuild and begin another."""
     events = made_up(22, visitors=5, events=40)
     site = sent(hands, "rebuild-overtaken", events)
-    number = hands.page(site).number
+    number = hands.rebuild_chunk(site).number
     while not in_phase(hands, site, 3):
-        hands.page(site, number)
+        hands.rebuild_chunk(site, number)
 
     class Overtaken(Aggregator):
         """Others go on between its page and what the caller does next."""
 
         def run_site_once(self, *arguments: Any, **options: Any) -> Page:
             page = super().run_site_once(*arguments, **options)
-            while hands.page(site, number).has_more:
+            while hands.rebuild_chunk(site, number).has_more:
                 pass
-            begun.append(hands.page(site).number)
+            begun.append(hands.rebuild_chunk(site).number)
             hands.connection.execute("DELETE FROM pending_batches WHERE site_id = %s", (hands.site_id(site),))
             return page
 

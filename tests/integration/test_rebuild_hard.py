@@ -12,14 +12,16 @@ import pytest
 from footfall.query.v1 import query_pb2
 
 from cli.suite import running_suite
-from tests.footfall_site import FootfallSite, time_range
-from tests.processes import eventually, running_service
-from tests.property.tables import counted
-from tests.rebuilding import LATER, Hands, command, hands_on, instant_of, rebuilt, sent
-from tests.recount import DAY, HOUR, MINUTE, RawEvent, Recount
-from tests.retention import clean_up
-from tests.suite import Suite, database_on
-from tests.traffic import (
+from tests.oracle.recount import DAY, HOUR, MINUTE, RawEvent, Recount
+from tests.oracle.tables import expected_tables
+from tests.support.commands import footfall
+from tests.support.footfall_site import FootfallSite, time_range
+from tests.support.hands import LATER, Hands, hands_on
+from tests.support.processes import eventually, running_service
+from tests.support.rebuilding import instant_of, rebuilt, sent
+from tests.support.retention import clean_up
+from tests.support.suite import Suite, database_on
+from tests.support.traffic import (
     SESSION_TIMEOUT,
     START,
     WHOLE,
@@ -32,14 +34,9 @@ from tests.traffic import (
     send_all,
     until_counted,
 )
+from tests.support.upkeep import compact
 
 POISON = "/poison"
-
-
-@pytest.fixture(scope="module")
-def hands(suite: Suite) -> Iterator[Hands]:
-    with hands_on(suite) as found:
-        yield found
 
 
 def across(midnight: int) -> list[RawEvent]:
@@ -77,7 +74,7 @@ def test_what_has_no_raw_events_stays_and_nothing_is_counted_twice(hands: Hands,
     later = [event for event in events if event.occurred_at >= horizon - HOUR][::5]
     early = [event for event in events if event not in later]
     site = sent(hands, "rebuild-retention", early)
-    hands.fold(site)
+    compact(site)
     clean_up(hands.connection, hands.site_id(site), instant_of(raw_from), instant_of(raw_from // HOUR * HOUR - HOUR))
     before = hands.tables(site)
     spans = [(start, end) for start in (horizon - HOUR, horizon + 90 * MINUTE) for end in WHOLE[1:]]
@@ -97,7 +94,7 @@ def test_what_has_no_raw_events_stays_and_nothing_is_counted_twice(hands: Hands,
     assert hands.rows(site, "sessions", f"started_at < {at}") == old_sessions
     assert hands.tables(site) == before
     assert [answered for span in spans for answered in answers_of(site, span)] == answers
-    code, output = command(hands.suite, "verify", site)
+    code, output = footfall(hands.suite, "verify", "--site", site.slug)
     assert code == 0, output
     site.send(batch_of(later))
     site.aggregate()
@@ -118,12 +115,12 @@ def test_an_event_that_waits_goes_on_in_a_session_that_stays(hands: Hands) -> No
     )
     stays_on = replace(stays, event_id="00000000-0000-7000-8000-000000000055", occurred_at=horizon + MINUTE)
     site = sent(hands, "rebuild-waits", [stays, stays_on, anew], lanes=1)
-    hands.fold(site)
+    compact(site)
     clean_up(hands.connection, hands.site_id(site), instant_of(horizon - HOUR))
     site.send(batch_of([waits]))
     assert sum(page.queued for page in rebuilt(site)) == 2
     site.aggregate()
-    assert hands.tables(site) == counted(Recount([stays, stays_on, anew, waits], SESSION_TIMEOUT))
+    assert hands.tables(site) == expected_tables(Recount([stays, stays_on, anew, waits], SESSION_TIMEOUT))
 
 
 def answers_of(site: FootfallSite, span: tuple[int, int]) -> list[object]:
@@ -147,12 +144,12 @@ def test_an_event_that_cannot_be_counted_again_is_set_aside_alone(hands: Hands) 
         """
     )
     try:
-        now, page = LATER, hands.page(site, limit=40)
+        now, page = LATER, hands.rebuild_chunk(site, limit=40)
         site.send(batch_of(meanwhile))
         for _ in range(200):
             if not page.has_more:
                 break
-            page = hands.page(site, page.number, limit=40, now=now)
+            page = hands.rebuild_chunk(site, page.number, limit=40, now=now)
             now += timedelta(seconds=1)
         assert not page.has_more
     finally:
@@ -217,7 +214,7 @@ def test_a_rebuild_under_load_ends_in_the_recount(busy: Suite) -> None:
     sending.start()
     rounds = 0
     while sending.is_alive() or rounds < 2:
-        code, output = command(busy, "rebuild", site, "--limit", "150")
+        code, output = footfall(busy, "rebuild", "--site", site.slug, "--limit", "150")
         assert code == 0, output
         rounds += 1
     sending.join()
@@ -226,6 +223,6 @@ def test_a_rebuild_under_load_ends_in_the_recount(busy: Suite) -> None:
     assert_recounts(site, events)
     with hands_on(busy) as hands:
         eventually(lambda: not hands.rows(site, "rollup_shards", "shard > 0"))
-        assert hands.tables(site) == counted(Recount(events, SESSION_TIMEOUT))
-    code, output = command(busy, "verify", site)
+        assert hands.tables(site) == expected_tables(Recount(events, SESSION_TIMEOUT))
+    code, output = footfall(busy, "verify", "--site", site.slug)
     assert code == 0, output

@@ -12,15 +12,16 @@ import psycopg
 import pytest
 from footfall.query.v1 import query_pb2
 
-from admin_svc import compact
 from common.db import Database
 from query_svc.range_plan import NOTHING_GONE, Floors
-from tests.footfall_site import FootfallSite, metrics_of, time_range
-from tests.property.test_ranges import cuts_of
-from tests.recount import DAY, DIMENSIONS, HOUR, MINUTE, SECOND, RawEvent, Recount
-from tests.retention import all_readable, clean_up
-from tests.suite import Suite
-from tests.traffic import SESSION_TIMEOUT, START, batch_of, made_up
+from tests.oracle.recount import DAY, DIMENSIONS, HOUR, MINUTE, SECOND, RawEvent, Recount
+from tests.oracle.zone_clocks import cuts_of
+from tests.support.footfall_site import FootfallSite, metrics_of, time_range
+from tests.support.retention import all_readable, clean_up
+from tests.support.site_rows import site_id_of
+from tests.support.suite import Suite
+from tests.support.traffic import SESSION_TIMEOUT, START, batch_of, made_up
+from tests.support.upkeep import compact
 
 ZONES = ("UTC", "Asia/Kolkata", "Asia/Kathmandu")
 INTERVALS = ("INTERVAL_HOUR", "INTERVAL_DAY")
@@ -70,10 +71,8 @@ def cleaned(suite: Suite, connection: psycopg.Connection[Any], request: pytest.F
     events = [with_plan(event) for event in made_up(5, visitors=12, events=360)]
     later = [event for event in events if raw and instant_of(event.occurred_at) >= raw][::4]
     send(site, [event for event in events if event not in later])
-    [(site_id,)] = connection.execute("SELECT site_id FROM sites WHERE slug = %s", (site.slug,)).fetchall()
-    while compact.run_once(connection, site_id, 1_000).shards:
-        pass
-    clean_up(connection, site_id, raw, hours, days)
+    compact(site)
+    clean_up(connection, site_id_of(connection, site), raw, hours, days)
     send(site, later)
     # Of an hour of which a part has gone nothing is read from raw events.
     whole = raw and raw + (datetime(1970, 1, 1, tzinfo=UTC) - raw) % timedelta(hours=1)

@@ -7,12 +7,13 @@ import pytest
 from footfall.admin.v1 import admin_pb2
 from google.protobuf import field_mask_pb2
 
-from tests.footfall_site import FootfallSite
-from tests.recount import DAY
-from tests.refusals import invalid, refusal_of
-from tests.suite import Suite
-from tests.traffic import START, batch_of, made_up
-from tests.upkeep import RETENTIONS, cleanup, fold, keep, site_id_of, sizes
+from tests.oracle.recount import DAY
+from tests.support.footfall_site import FootfallSite
+from tests.support.refusals import invalid, refusal_of
+from tests.support.site_rows import site_id_of
+from tests.support.suite import Suite
+from tests.support.traffic import START, batch_of, made_up
+from tests.support.upkeep import RETENTIONS, cleanup, compact, keep, sizes
 
 SHARED, RAW, HOURLY, DAILY = RETENTIONS
 OLD = START + 20 * DAY
@@ -27,7 +28,7 @@ def site(suite: Suite) -> FootfallSite:
     made = FootfallSite(suite, "retention")
     made.send(batch_of(made_up(531, visitors=4, events=40)))
     made.aggregate()
-    fold(made)
+    compact(made)
     return made
 
 

@@ -12,9 +12,9 @@ from admin_svc.schedule import Schedule
 from common.db import Database
 from common.locks import job_lock
 from common.migrate import migrate
-from tests.poison import POISON
-from tests.scheduling import MAKE_SITES, SITES, START, Bench, Connection
-from tests.suite import database_on
+from tests.support.poison import POISON
+from tests.support.scheduling import MAKE_SITES, SITES, START, Bench, Connection
+from tests.support.suite import database_on
 
 
 @pytest.fixture

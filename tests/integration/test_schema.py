@@ -21,7 +21,7 @@ from common.db import Database
 from common.migrate import migrate
 from common.tables import metadata
 from common.visitor_sets import encode_counts, encode_set, positive_of_counts, union_of_sets
-from tests.suite import database_on
+from tests.support.suite import database_on
 
 ROOT = Path(__file__).parents[2]
 

@@ -18,7 +18,7 @@ from common.migrate import migrate
 from common.sites import Site, find_site
 from ingest_svc.append import BatchNumbers, Incoming, append
 from ingest_svc.wire import to_rows
-from tests.suite import database_on
+from tests.support.suite import database_on
 
 COLUMNS = ("session_id", "user_id", "name", "path", "title", "referrer", "source", "device", "browser", "utm_source")
 

@@ -1,28 +1,23 @@
 """Plays histories on real sites and holds their answers and tables against the recount."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
 import psycopg
 from footfall.admin.v1 import admin_pb2
-from footfall.ingest.v1 import ingest_pb2
 from footfall.query.v1 import query_pb2
-from footfall.type.v1 import event_pb2
-from google.protobuf import duration_pb2, field_mask_pb2
+from google.protobuf import field_mask_pb2
 
 from admin_svc import compact
-from admin_svc.aggregate import Aggregator
-from tests.footfall_site import EVENT_TYPES, FootfallSite, time_range
-from tests.property.streams import Aggregate, Ask, ChangeLanes, Fold, Rebuild, Send, Step, Stream, whole
-from tests.property.tables import Tables, counted, stored
-from tests.recount import CONTEXT_FIELDS, DAY, SECOND, RawEvent, Recount, stored_id
-from tests.suite import Suite
-
-LATER = datetime(2100, 1, 1, tzinfo=UTC)
-"""A `now` at which everything pending is due."""
+from tests.oracle.recount import DAY, RawEvent, Recount, stored_id
+from tests.oracle.tables import Tables, expected_tables, stored_tables
+from tests.property.requests import duration, request_of
+from tests.property.streams import Aggregate, Ask, ChangeLanes, Compact, Rebuild, Send, Step, Stream, whole
+from tests.support import upkeep
+from tests.support.footfall_site import FootfallSite, time_range
+from tests.support.hands import LATER, Hands
 
 # The events of a site that are not aggregated yet.
 _PENDING = """
@@ -32,16 +27,6 @@ WHERE p.site_id = %s
 """
 
 
-@dataclass(frozen=True)
-class Hands:
-    """What a test needs to do by itself what the admin process would do in its own time."""
-
-    suite: Suite
-    aggregator: Aggregator
-    connection: psycopg.Connection[Any]
-    """In autocommit."""
-
-
 class PlayedSite:
     """A fresh site, and what has been acknowledged on it."""
 
@@ -49,9 +34,7 @@ class PlayedSite:
         self.hands, self.stream = hands, stream
         settings |= {"session_timeout": duration(stream.timeout), "rollup_shard_count": stream.lanes}
         self.site = FootfallSite(hands.suite, "law", **settings)
-        row = hands.connection.execute("SELECT site_id FROM sites WHERE slug = %s", (self.site.slug,)).fetchone()
-        assert row is not None
-        self.site_id: int = row[0]
+        self.site_id = hands.site_id(self.site)
         self.accepted: dict[UUID, RawEvent] = {}
         self._keys = [self.site.as_sender]
         self._rebuild = ""
@@ -68,8 +51,8 @@ class PlayedSite:
                 self.send(step)
             case Aggregate():
                 self.aggregate(step.limit, by_rpc=step.by_rpc)
-            case Fold():
-                self.fold(step.limit)
+            case Compact():
+                self.compact(step.limit)
             case Rebuild():
                 self.rebuild(step.limit)
             case ChangeLanes():
@@ -121,12 +104,13 @@ class PlayedSite:
         assert row is not None
         return bool(row[0])
 
-    def fold(self, limit: int) -> int:
-        """One page of folding, which changes nothing that the tables say; how many deltas it took."""
+    def compact(self, limit: int) -> int:
+        """One chunk of compaction, which changes nothing that the tables say; how many deltas it took."""
         before = self.tables()
-        folded = self._fold(limit)
+        compacted = compact.run_once(self.hands.connection, self.site_id, limit).shards
+        assert compacted <= limit
         assert self.tables() == before
-        return folded
+        return compacted
 
     def change_lanes(self, lanes: int) -> None:
         """A new number of lanes, and a write key that no process has cached with an older one."""
@@ -147,21 +131,15 @@ class PlayedSite:
             pass
         assert not self.pending()
 
-    def fold_all(self, limit: int = 1_000) -> None:
-        """Folds whatever is not folded."""
+    def compact_all(self, limit: int = 1_000) -> None:
+        """Compacts every delta."""
         before = self.tables()
-        while self._fold(limit):
-            pass
+        upkeep.compact(self.site, limit)
         assert self.tables() == before
-
-    def _fold(self, limit: int) -> int:
-        folded = compact.run_once(self.hands.connection, self.site_id, limit).shards
-        assert folded <= limit
-        return folded
 
     def tables(self) -> Tables:
         """The derived tables."""
-        return stored(self.hands.connection, self.site_id)
+        return stored_tables(self.hands.connection, self.site_id)
 
     def pending(self) -> set[UUID]:
         """The events that are not aggregated yet."""
@@ -186,7 +164,7 @@ class PlayedSite:
         """Visitors, sessions and rollups are those of the aggregated events, and each day is the sum of its hours."""
         if self.clearing():
             return
-        tables, expected = self.tables(), counted(self.recount())
+        tables, expected = self.tables(), expected_tables(self.recount())
         for name in Tables._fields:
             assert getattr(tables, name) == getattr(expected, name), name
         assert days_of(tables.hours) == {place: row[0] for place, row in tables.days.items() if any(row[0])}
@@ -227,32 +205,3 @@ def days_of(hours: dict[tuple[int, int, str], Any]) -> dict[tuple[int, int, str]
         place = (dimension, start // DAY * DAY, key)
         days[place] = tuple(map(sum, zip(days.get(place, (0,) * 6), counters, strict=True)))
     return {place: counters for place, counters in days.items() if any(counters)}
-
-
-def duration(micros: int) -> duration_pb2.Duration:
-    """A length given in microseconds."""
-    return duration_pb2.Duration(seconds=micros // SECOND, nanos=micros % SECOND * 1000)
-
-
-def request_of(events: Sequence[RawEvent], *, with_defaults: bool = False) -> ingest_pb2.IngestBatchRequest:
-    """The events as one batch; `with_defaults` says once for all of them what they share."""
-    names = ("visitor_id", "session_id", "user_id") if with_defaults else ()
-    shared = [name for name in names if len({getattr(event, name) for event in events}) == 1]
-    return ingest_pb2.IngestBatchRequest(
-        defaults=ingest_pb2.EventDefaults(**{name: getattr(events[0], name) for name in shared}),
-        events=[_message(event, shared) for event in events],
-    )
-
-
-def _message(event: RawEvent, without: Sequence[str]) -> ingest_pb2.Event:
-    names = ("event_id", "name", "visitor_id", "session_id", "user_id", "path", "title", "referrer")
-    message = ingest_pb2.Event(
-        type=EVENT_TYPES[event.type], **{name: getattr(event, name) for name in names if name not in without}
-    )
-    message.occurred_at.FromMicroseconds(event.occurred_at)
-    context = {name: getattr(event, name) for name in ("source", *CONTEXT_FIELDS) if getattr(event, name)}
-    if context:
-        message.context.MergeFrom(event_pb2.Context(**context))
-    if event.properties:
-        message.properties.update(dict(event.properties))
-    return message

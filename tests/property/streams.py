@@ -8,7 +8,7 @@ from uuid import UUID
 
 from hypothesis import strategies as st
 
-from tests.recount import DAY, HOUR, MINUTE, SECOND, RawEvent
+from tests.oracle.recount import DAY, HOUR, MINUTE, SECOND, RawEvent
 
 MIDNIGHTS = [
     int(datetime(*day, tzinfo=UTC).timestamp()) * SECOND
@@ -55,7 +55,7 @@ class Aggregate:
 
 
 @dataclass(frozen=True)
-class Fold:
+class Compact:
     """One page of folding."""
 
     site: int
@@ -86,7 +86,7 @@ class Ask:
     span: tuple[int, int]
 
 
-Step = Send | Aggregate | Fold | Rebuild | ChangeLanes | Ask
+Step = Send | Aggregate | Compact | Rebuild | ChangeLanes | Ask
 
 lanes = st.integers(1, 8)
 limits = st.sampled_from((1, 2, 3, 7, 1_000))
@@ -226,7 +226,7 @@ def histories(draw: st.DrawFn, sites: list[Stream], *, asks: int = 2, most_dupli
         if action == "aggregate":
             steps.append(Aggregate(site, draw(limits), draw(st.booleans())))
         elif action == "fold":
-            steps += [Aggregate(site, draw(limits), by_rpc=False), Fold(site, draw(limits))]
+            steps += [Aggregate(site, draw(limits), by_rpc=False), Compact(site, draw(limits))]
         elif action == "rebuild":
             steps += [Rebuild(site, limit) for limit in draw(st.lists(limits, min_size=1, max_size=4))]
         elif action == "lanes":

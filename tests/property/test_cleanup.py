@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 
 from admin_svc import cleanup, compact
 from common.sites import find_site
-from tests.footfall_site import metrics_of, time_range
+from tests.oracle.recount import DAY, DIMENSIONS, HOUR, Metrics
 from tests.property import examples
-from tests.property.cuts import Scissors, cut_everywhere
-from tests.property.driver import Hands, PlayedSite, play
+from tests.property.driver import PlayedSite, play
 from tests.property.streams import Stream, histories, limits, spans, streams, whole
-from tests.recount import DAY, DIMENSIONS, HOUR, Metrics
-from tests.upkeep import cleanup_page, counts_of, everything, instant, keep_all
+from tests.support.cuts import Scissors, cut_everywhere
+from tests.support.footfall_site import metrics_of, time_range
+from tests.support.hands import Hands
+from tests.support.upkeep import cleanup_page, counts_of, everything, instant, keep_all
 
 retentions = st.sampled_from((1, 2, 3, 10))
 Span = tuple[int, int]
@@ -79,7 +80,7 @@ def test_reports_over_what_remains_do_not_change_and_others_say_what_they_are_of
     if data.draw(st.booleans(), label="all counted"):
         site.drain()
     for _ in range(data.draw(st.integers(0, 12), label="folds")):
-        site.fold(data.draw(limits, label="fold"))
+        site.compact(data.draw(limits, label="fold"))
     raw, hourly = data.draw(retentions, label="raw"), data.draw(retentions, label="hourly")
     daily = data.draw(st.one_of(st.none(), retentions), label="daily")
     keep_all(site.site, raw, hourly, daily)
@@ -122,7 +123,7 @@ def test_a_cleanup_cut_after_any_statement_deletes_nothing(hands: Hands, data: s
     [site] = play(hands, [stream], data.draw(histories([stream], asks=0), label="history"))
     site.drain()
     if data.draw(st.booleans(), label="folded"):
-        site.fold_all()
+        site.compact_all()
     keep_all(site.site, 1, 2, 3)
     now = whole(stream)[1] + data.draw(st.integers(0, 4), label="days") * DAY
     for limit in (data.draw(st.sampled_from((1, 3, 7, 50))), 20_000):

@@ -16,9 +16,11 @@ from ingest_svc.append import Incoming
 from ingest_svc.group_commit import DatabaseCommit
 from ingest_svc.wire import to_rows
 from tests.property import examples
-from tests.property.cuts import CutDatabase, Scissors, cut_everywhere
-from tests.property.driver import LATER, Hands, PlayedSite, play, request_of
+from tests.property.driver import PlayedSite, play
+from tests.property.requests import request_of
 from tests.property.streams import Send, Stream, histories, limits, spans, streams
+from tests.support.cuts import CutDatabase, Scissors, cut_everywhere
+from tests.support.hands import LATER, Hands
 
 few = streams(most=7)
 

@@ -6,9 +6,10 @@ recount's.
 
 import pytest
 
-from tests.property.driver import Hands, PlayedSite
+from tests.oracle.recount import HOUR, MINUTE, RawEvent
+from tests.property.driver import PlayedSite
 from tests.property.streams import Send, Stream, event_id
-from tests.recount import HOUR, MINUTE, RawEvent
+from tests.support.hands import Hands
 
 AT = 1_711_843_200_000_000
 TIMEOUT = 30 * MINUTE
@@ -87,10 +88,10 @@ def test_the_story_ends_in_the_recount(hands: Hands, story: str, backwards: bool
     for one in events:
         site.send(Send(0, (one,), key=0, with_defaults=False))
         site.drain()
-        site.fold(limit=1)
+        site.compact(limit=1)
         site.check_tables()
     site.check([(AT - HOUR, AT), (AT, AT + HOUR), (AT + 5 * MINUTE, AT + HOUR + 1)])
-    site.fold_all()
+    site.compact_all()
     site.check()
 
 

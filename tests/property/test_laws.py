@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.property import examples
-from tests.property.driver import Hands, play
+from tests.property.driver import play
 from tests.property.streams import Stream, histories, lanes, limits, spans, streams, whole
+from tests.support.hands import Hands
 
 several = st.lists(streams(), min_size=1, max_size=3)
 
@@ -25,7 +26,7 @@ def test_every_answer_and_table_equals_the_recount(hands: Hands, data: st.DataOb
         site.drain(data.draw(limits, label="page"))
         site.check([cut])
         for _ in range(data.draw(st.integers(0, 3), label="folds")):
-            site.fold(data.draw(limits, label="fold"))
+            site.compact(data.draw(limits, label="fold"))
         site.check_answers([cut])
 
 
@@ -39,7 +40,7 @@ def test_two_orders_of_the_same_events_leave_the_same_tables(hands: Hands, data:
     [two] = play(hands, [other], data.draw(histories([other], asks=0), label="another order"))
     for site in (one, two):
         site.drain()
-    two.fold_all(data.draw(limits, label="fold"))
+    two.compact_all(data.draw(limits, label="fold"))
     assert one.tables() == two.tables()
     for span in (whole(stream), data.draw(spans(stream), label="span")):
         recount = one.recount()

@@ -13,10 +13,12 @@ from common.sites import find_site
 from ingest_svc.append import Incoming
 from ingest_svc.group_commit import DatabaseCommit
 from ingest_svc.wire import to_rows
+from tests.oracle.recount import HOUR, MINUTE, RawEvent, stored_id
 from tests.property import examples
-from tests.property.driver import Hands, PlayedSite, duration, request_of
+from tests.property.driver import PlayedSite
+from tests.property.requests import duration, request_of
 from tests.property.streams import Stream, streams, whole
-from tests.recount import HOUR, MINUTE, RawEvent, stored_id
+from tests.support.hands import Hands
 
 RETENTION = HOUR
 START = datetime(2024, 5, 1, tzinfo=UTC)

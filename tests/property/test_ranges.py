@@ -1,31 +1,21 @@
 """A number is the same however its range is cut, and whichever zone's clock cuts it."""
 
-from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta
-from functools import cache
 from itertools import pairwise
-from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
 
 from footfall.query.v1 import query_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.footfall_site import metrics_of, time_range
+from tests.oracle.recount import DAY, DIMENSIONS, METRICS
+from tests.oracle.zone_clocks import CALENDARS, changes_of, cuts_of
 from tests.property import examples
-from tests.property.driver import Hands, PlayedSite, play
+from tests.property.driver import PlayedSite, play
 from tests.property.streams import MIDNIGHTS, Stream, histories, spans, streams, whole
-from tests.recount import DAY, DIMENSIONS, METRICS, MINUTE, SECOND
+from tests.support.footfall_site import metrics_of, time_range
+from tests.support.hands import Hands
 
 SUMS = ("events", "pageviews", "sessions", "new_visitors")
-Label = Callable[[datetime], Any]
-
-# What a bucket of each interval has in common, read off the zone's own clock.
-CALENDARS: dict[str, Label] = {
-    "INTERVAL_DAY": lambda local: local.date(),
-    "INTERVAL_WEEK": lambda local: local.date() - timedelta(days=local.weekday()),
-    "INTERVAL_MONTH": lambda local: date(local.year, local.month, 1),
-}
 # Most zones do not change their clocks any more, so those that do come more often.
 zones = st.one_of(
     st.sampled_from(("Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Pacific/Apia")),
@@ -127,33 +117,3 @@ def test_a_dashboard_is_the_recount_of_both_its_ranges(
 def check_breakdown(site: PlayedSite, name: str, span: tuple[int, int]) -> None:
     """The values of the property "plan" under one event."""
     assert site.site.breakdown(name, "plan", *span) == site.recount().breakdown(name, "plan", *span), name
-
-
-@cache
-def changes_of(zone: ZoneInfo) -> list[int]:
-    """The UTC midnights before each change of the zone's clock since 2010."""
-    midnights = [datetime(2010, 1, 1, tzinfo=UTC) + timedelta(days=day) for day in range(15 * 365)]
-    changed = [
-        one
-        for one, other in pairwise(midnights)
-        if one.astimezone(zone).utcoffset() != other.astimezone(zone).utcoffset()
-    ]
-    return [int(midnight.timestamp()) * SECOND for midnight in changed]
-
-
-def cuts_of(zone: ZoneInfo, interval: str, start: int, end: int) -> list[int]:
-    """The instants inside the range at which the zone's clock shows a whole hour, or a later day, week or month than
-    ever before. Found by walking from minute to minute: since 2010 every change of a clock falls on one."""
-    found: list[int] = []
-    latest: Any = None
-    for at in range(start // DAY * DAY - 2 * DAY, end, MINUTE):
-        local = datetime.fromtimestamp(at // SECOND, UTC).astimezone(zone)
-        if interval == "INTERVAL_HOUR":
-            cut = local.minute == 0
-        else:
-            label = CALENDARS[interval](local)
-            cut = latest is not None and label > latest
-            latest = label if latest is None else max(label, latest)
-        if cut and at > start:
-            found.append(at)
-    return found

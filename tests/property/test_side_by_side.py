@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from admin_svc import compact
 from common.db import Database, DatabaseFault
-from tests.footfall_site import time_range
 from tests.property import examples
-from tests.property.driver import LATER, Hands, PlayedSite
+from tests.property.driver import PlayedSite
 from tests.property.streams import Send, Stream, histories, spans, streams, whole
+from tests.support.footfall_site import time_range
+from tests.support.hands import LATER, Hands
 
 
 @given(data=st.data(), stream=streams(most=40), limit=st.sampled_from((1, 3, 10)))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from common.sites import ACTIVE, Site
 from query_svc.answerable import answerable, floors_of
 from query_svc.range_plan import NOTHING_GONE, Floors, plan_range
-from tests.retention import DAY, HOUR, all_readable, readable
+from tests.support.retention import DAY, HOUR, all_readable, readable
 
 ORIGIN = datetime(2024, 2, 28, tzinfo=UTC)
 DAYS = 4

@@ -11,7 +11,7 @@ from admin_svc.contributions import Deltas
 from admin_svc.sessionize import Event, Session, session_of, sessions_of_stream
 from common.dimensions import EVENT_DIMENSIONS
 from common.visitor_sets import encode_set
-from tests.unit.test_sessionize import TIMEOUT, Drawn, drawn_events, events_of
+from tests.unit.drawn_events import TIMEOUT, Drawn, drawn_events, events_of
 
 Sums = dict[Any, tuple[list[int], dict[int, int]]]
 

@@ -4,7 +4,7 @@ from itertools import permutations
 
 import pytest
 
-from tests.golden import (
+from tests.oracle.recorded_cases import (
     BASIC,
     BASIC_BATCHES,
     BASIC_RANGES,
@@ -18,7 +18,7 @@ from tests.golden import (
     by_count_and_key,
     rows,
 )
-from tests.recount import DAY, DIMENSIONS, HOUR, MILLISECOND, MINUTE, RawEvent, Recount, boundaries
+from tests.oracle.recount import DAY, DIMENSIONS, HOUR, MILLISECOND, MINUTE, RawEvent, Recount, boundaries
 
 ALWAYS = (0, 2**60)
 

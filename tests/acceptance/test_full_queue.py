@@ -11,7 +11,7 @@ import pytest
 from footfall.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 
 from common.db import plain_url
-from tests.oracle.recount import RawEvent
+from tests.oracle.raw_events import RawEvent
 from tests.support.footfall_site import FootfallSite
 from tests.support.processes import eventually, running_service
 from tests.support.pushback import Pushback, pushback_of

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.oracle.log_recount import pageviews, paired, read_lines
-from tests.oracle.recount import DAY, HOUR, MINUTE, RawEvent, Recount
+from tests.oracle.raw_events import DAY, HOUR, MINUTE, RawEvent
+from tests.oracle.recount import Recount
 from tests.support.footfall_site import FootfallSite
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ import pytest
 from cli.connection import Connection
 from cli.connection_file import ConnectionFile, read_connection_file
 from cli.embedded_postgres import EmbeddedPostgres
-from tests.oracle.recount import SECOND
+from tests.oracle.raw_events import SECOND
 from tests.support.footfall_site import FootfallSite
 from tests.support.processes import eventually, is_alive, service_pids
 from tests.support.suite import Suite

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.oracle.recount import DAY, HOUR
+from tests.oracle.raw_events import DAY, HOUR
 from tests.support.commands import footfall
 from tests.support.footfall_site import FootfallSite
 from tests.support.hands import Hands

@@ -17,7 +17,7 @@ from bench.dataset import START, Shape, generate  # noqa: E402  # after what thi
 from bench.derive import derive  # noqa: E402
 from bench.loader import arm_dedupe_keys, load, without_indexes  # noqa: E402
 from common.db import plain_url  # noqa: E402
-from tests.oracle.recount import CONTEXT_FIELDS, DAY, DIMENSIONS, HOUR, MINUTE  # noqa: E402
+from tests.oracle.raw_events import CONTEXT_FIELDS, DAY, DIMENSIONS, HOUR, MINUTE  # noqa: E402
 from tests.oracle.tables import micros, stored_tables  # noqa: E402
 from tests.support.footfall_site import FootfallSite  # noqa: E402
 from tests.support.site_rows import site_id_of  # noqa: E402

@@ -14,7 +14,7 @@ from footfall.admin.v1 import admin_pb2
 
 from admin_svc import cleanup as product
 from common.sites import find_site
-from tests.oracle.recount import DAY, SECOND
+from tests.oracle.raw_events import DAY, SECOND
 from tests.support.cuts import Scissors, cut_everywhere
 from tests.support.footfall_site import FootfallSite
 from tests.support.refusals import Refusal, invalid, refusal_of

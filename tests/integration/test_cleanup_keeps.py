@@ -8,7 +8,8 @@ import psycopg
 import pytest
 from footfall.query.v1 import query_pb2
 
-from tests.oracle.recount import DAY, HOUR, MINUTE, RawEvent, Recount
+from tests.oracle.raw_events import DAY, HOUR, MINUTE, RawEvent
+from tests.oracle.recount import Recount
 from tests.support.footfall_site import FootfallSite, time_range
 from tests.support.poison import Worker, bad_event, poisoned
 from tests.support.site_rows import site_id_of

@@ -3,7 +3,7 @@
 import pytest
 from footfall.admin.v1 import admin_pb2
 
-from tests.oracle.recount import DAY, HOUR, RawEvent
+from tests.oracle.raw_events import DAY, HOUR, RawEvent
 from tests.support.footfall_site import FootfallSite
 from tests.support.refusals import invalid, refusal_of
 from tests.support.suite import Suite

@@ -1,14 +1,12 @@
 """DeleteSite: a site leaves with everything it has, and nothing else does."""
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import grpc
 import psycopg
-import pytest
 from footfall.admin.v1 import admin_pb2
 from google.protobuf import field_mask_pb2
 
@@ -25,35 +23,29 @@ from tests.support.traffic import assert_recounts, batch_of, made_up
 NOT_FOUND = Refusal(grpc.StatusCode.NOT_FOUND, "SITE_NOT_FOUND", ("site",))
 
 
-@pytest.fixture(scope="module")
-def connection(suite: Suite) -> Iterator[psycopg.Connection[Any]]:
-    with opened(suite) as connection:
-        yield connection
-
-
-def filled(suite: Suite, connection: psycopg.Connection[Any], seed: int) -> FootfallSite:
+def filled(suite: Suite, database: psycopg.Connection[Any], seed: int) -> FootfallSite:
     """A site with rows in every table: counted, pending and failed events, hours and days, and what maintenance has."""
     site = FootfallSite(suite, "delete", rollup_shard_count=2)
     events = made_up(seed, visitors=10, events=200)
     site.send(batch_of(events[:150]))
     site.aggregate()
-    site_id = site_id_of(connection, site)
+    site_id = site_id_of(database, site)
     for _ in range(6):
-        compact.run_once(connection, site_id, 50)
+        compact.run_once(database, site_id, 50)
     site.send(batch_of(events[150:]))
     for table in ("erased_hours (hour", "rebuilds (number, phase, next_batch, started_at"):
         values = "now()" if table.startswith("erased") else "1, 4, 0, now()"
-        connection.execute(f"INSERT INTO {table}, site_id) VALUES ({values}, %s)", (site_id,))
-    connection.execute(
+        database.execute(f"INSERT INTO {table}, site_id) VALUES ({values}, %s)", (site_id,))
+    database.execute(
         "INSERT INTO job_runs (started_at, finished_at, pages, rows, site_id, job) VALUES (now(), now(), 1, 1, %s, '')",
         (site_id,),
     )
-    connection.execute(
+    database.execute(
         "INSERT INTO failed_events (site_id, batch_id, ord, lane, attempts, received_at, failed_at, error) "
         "SELECT site_id, batch_id, last_ord, lane, 3, now(), now(), '' FROM pending_batches WHERE site_id = %s LIMIT 1",
         (site_id,),
     )
-    assert all(rows_of(connection, site_id).values())
+    assert all(rows_of(database, site_id).values())
     return site
 
 
@@ -65,9 +57,9 @@ def delete(site: FootfallSite, limit: int = 0, confirm: str | None = None) -> ad
     return page
 
 
-def backdate(connection: psycopg.Connection[Any], site: FootfallSite) -> None:
+def backdate(database: psycopg.Connection[Any], site: FootfallSite) -> None:
     """Makes it ten seconds later for the site."""
-    connection.execute("UPDATE sites SET updated_at = updated_at - interval '10 s' WHERE slug = %s", (site.slug,))
+    database.execute("UPDATE sites SET updated_at = updated_at - interval '10 s' WHERE slug = %s", (site.slug,))
 
 
 def test_every_table_of_sites_is_thought_of() -> None:
@@ -75,47 +67,47 @@ def test_every_table_of_sites_is_thought_of() -> None:
 
 
 def test_nothing_is_left_of_the_site_and_everything_of_the_others(
-    suite: Suite, connection: psycopg.Connection[Any]
+    suite: Suite, database: psycopg.Connection[Any]
 ) -> None:
     """Byte for byte; and the slug is free again."""
-    site, other = filled(suite, connection, 1), filled(suite, connection, 2)
-    site_id, other_id = site_id_of(connection, site), site_id_of(connection, other)
-    others = rows_of(connection, other_id)
+    site, other = filled(suite, database, 1), filled(suite, database, 2)
+    site_id, other_id = site_id_of(database, site), site_id_of(database, other)
+    others = rows_of(database, other_id)
     # The site's own row and the write key.
-    rows = sum(map(len, rows_of(connection, site_id, "sites").values()))
+    rows = sum(map(len, rows_of(database, site_id, "sites").values()))
 
     pages = [delete(site, limit=100)]
-    backdate(connection, site)
+    backdate(database, site)
     while pages[-1].has_more:
         pages.append(delete(site, limit=100))
     assert sum(page.deleted for page in pages) == rows
     assert all(page.deleted <= 100 for page in pages)
     assert len(pages) == rows // 100 + 1
-    assert not any(rows_of(connection, site_id).values())
-    assert rows_of(connection, other_id) == others
+    assert not any(rows_of(database, site_id).values())
+    assert rows_of(database, other_id) == others
     assert refusal_of(delete, site) == NOT_FOUND
 
     again = admin_pb2.CreateSiteRequest(slug=site.slug)
     assert site.operator.CreateSite(again, metadata=site.as_admin).site.status == admin_pb2.SITE_STATUS_ACTIVE
 
 
-def test_a_slip_deletes_nothing(suite: Suite, connection: psycopg.Connection[Any]) -> None:
+def test_a_slip_deletes_nothing(suite: Suite, database: psycopg.Connection[Any]) -> None:
     """Without the slug again, or with another one, or with a negative limit."""
     site = FootfallSite(suite, "delete")
-    before = rows_of(connection, site_id_of(connection, site))
+    before = rows_of(database, site_id_of(database, site))
     for confirm in ("", "delete", site.slug.upper()):
         refused = refusal_of(delete, site, confirm=confirm)
         assert refused == invalid("CONFIRMATION_REQUIRED", "confirm_slug")
     assert refusal_of(delete, site, limit=-1) == invalid("VALUE_OUT_OF_RANGE", "limit")
-    assert rows_of(connection, site_id_of(connection, site)) == before
+    assert rows_of(database, site_id_of(database, site)) == before
 
 
-def test_a_site_that_is_being_deleted_does_nothing_any_more(suite: Suite, connection: psycopg.Connection[Any]) -> None:
+def test_a_site_that_is_being_deleted_does_nothing_any_more(suite: Suite, database: psycopg.Connection[Any]) -> None:
     """It answers nothing, nothing of it changes, and its slug is taken until it is gone."""
-    site = filled(suite, connection, 3)
-    site_id = site_id_of(connection, site)
+    site = filled(suite, database, 3)
+    site_id = site_id_of(database, site)
     assert delete(site, limit=1) == admin_pb2.DeleteSiteResponse(deleted=1, has_more=True)
-    before = rows_of(connection, site_id)
+    before = rows_of(database, site_id)
 
     for call, request in queries(site):
         assert refusal_of(call, request, metadata=site.as_admin) == NOT_FOUND
@@ -137,36 +129,36 @@ def test_a_site_that_is_being_deleted_does_nothing_any_more(suite: Suite, connec
     db = Database(suite.database_url, application="test")
     aggregator = Aggregator(VisitorNumbers(db))
     later = datetime.now(UTC) + timedelta(minutes=1)
-    assert not aggregator.run_site_once(connection, site_id, later, 1000).worked
-    assert compact.run_once(connection, site_id, 1000).shards == 0
-    assert site_id not in compact.sites_with_deltas(connection)
-    while aggregator.run_once(connection, later, 1000).worked:
+    assert not aggregator.run_site_once(database, site_id, later, 1000).worked
+    assert compact.run_once(database, site_id, 1000).shards == 0
+    assert site_id not in compact.sites_with_deltas(database)
+    while aggregator.run_once(database, later, 1000).worked:
         pass
     db.close()
-    assert rows_of(connection, site_id) == before
+    assert rows_of(database, site_id) == before
     assert until_refused(lambda: site.send(batch(event()))).reason == "SITE_DISABLED"
 
 
-def test_the_site_itself_stays_for_ten_seconds(suite: Suite, connection: psycopg.Connection[Any]) -> None:
+def test_the_site_itself_stays_for_ten_seconds(suite: Suite, database: psycopg.Connection[Any]) -> None:
     """So long a process may still let events in; what it let in goes too."""
     site = FootfallSite(suite, "delete")
     site.send(batch(event()))
-    site_id = site_id_of(connection, site)
+    site_id = site_id_of(database, site)
     marked = datetime.now(UTC)
-    assert delete_site.run_once(connection, site.slug, marked, 100).has_more
+    assert delete_site.run_once(database, site.slug, marked, 100).has_more
     # Stored by a transaction that had begun before.
-    connection.execute(
+    database.execute(
         "INSERT INTO ingest_dedupes (expires_at, site_id, dedupe_key) VALUES (now(), %s, gen_random_uuid())", (site_id,)
     )
     almost = marked + timedelta(seconds=10) - timedelta(microseconds=1)
-    assert delete_site.run_once(connection, site.slug, almost, 100) == (1, True)
-    assert delete_site.run_once(connection, site.slug, almost, 100) == (0, True)
-    assert delete_site.run_once(connection, site.slug, marked + timedelta(seconds=10), 100) == (0, False)
-    assert not any(rows_of(connection, site_id).values())
+    assert delete_site.run_once(database, site.slug, almost, 100) == (1, True)
+    assert delete_site.run_once(database, site.slug, almost, 100) == (0, True)
+    assert delete_site.run_once(database, site.slug, marked + timedelta(seconds=10), 100) == (0, False)
+    assert not any(rows_of(database, site_id).values())
 
 
 def test_a_call_that_waited_since_its_key_was_known_stores_nothing(
-    suite: Suite, connection: psycopg.Connection[Any]
+    suite: Suite, database: psycopg.Connection[Any]
 ) -> None:
     """The process has the key still in its cache; calls of other sites in the same transaction are stored."""
     site, other = FootfallSite(suite, "delete"), FootfallSite(suite, "delete")
@@ -179,38 +171,38 @@ def test_a_call_that_waited_since_its_key_was_known_stores_nothing(
     refused = [refusal_of(call.result) for call in calls[:4]]
     assert {one.reason for one in refused} == {"SITE_DISABLED"}
     assert [call.result().accepted for call in calls[4:]] == [1] * 4
-    assert rows_of(connection, site_id_of(connection, site))["events"] == []
-    assert len(rows_of(connection, site_id_of(connection, other))["events"]) == 5
+    assert rows_of(database, site_id_of(database, site))["events"] == []
+    assert len(rows_of(database, site_id_of(database, other))["events"]) == 5
 
 
-def test_a_run_of_a_job_that_ends_after_its_site_is_not_kept(suite: Suite, connection: psycopg.Connection[Any]) -> None:
+def test_a_run_of_a_job_that_ends_after_its_site_is_not_kept(suite: Suite, database: psycopg.Connection[Any]) -> None:
     site = FootfallSite(suite, "delete")
-    site_id = site_id_of(connection, site)
+    site_id = site_id_of(database, site)
     now = datetime.now(UTC)
     for kept in (True, False):
-        job_runs.record(connection, job_runs.Run(site_id, "fold", now, now, 1, 1))
-        assert bool(rows_of(connection, site_id)["job_runs"]) is kept
+        job_runs.record(database, job_runs.Run(site_id, "fold", now, now, 1, 1))
+        assert bool(rows_of(database, site_id)["job_runs"]) is kept
         delete(site)
 
 
-def test_one_row_a_page_comes_to_an_end(suite: Suite, connection: psycopg.Connection[Any]) -> None:
+def test_one_row_a_page_comes_to_an_end(suite: Suite, database: psycopg.Connection[Any]) -> None:
     """A page that spends its whole budget on the last row is followed by one that deletes the site."""
     site = FootfallSite(suite, "delete")
     site.send(batch(event(), event(path="/a")))
     site.aggregate()
-    site_id = site_id_of(connection, site)
-    rows = sum(map(len, rows_of(connection, site_id, "sites").values()))
+    site_id = site_id_of(database, site)
+    rows = sum(map(len, rows_of(database, site_id, "sites").values()))
     pages = [delete(site, limit=1)]
-    backdate(connection, site)
+    backdate(database, site)
     while pages[-1].has_more:
         pages.append(delete(site, limit=1))
     assert [page.deleted for page in pages] == [1] * rows + [0]
 
 
-def test_a_page_under_way_is_waited_for(suite: Suite, connection: psycopg.Connection[Any]) -> None:
+def test_a_page_under_way_is_waited_for(suite: Suite, database: psycopg.Connection[Any]) -> None:
     """What a worker is writing is written before the page looks, so it goes too."""
     site = FootfallSite(suite, "delete")
-    site_id = site_id_of(connection, site)
+    site_id = site_id_of(database, site)
     with opened(suite) as worker:
         worker.execute("BEGIN")
         worker.execute("SELECT pg_advisory_xact_lock_shared(%s, -1)", (site_id,))
@@ -221,15 +213,15 @@ def test_a_page_under_way_is_waited_for(suite: Suite, connection: psycopg.Connec
         worker.execute("INSERT INTO erased_hours (hour, site_id) VALUES (now(), %s)", (site_id,))
         worker.execute("COMMIT")
         deleting.join()
-    assert rows_of(connection, site_id)["erased_hours"] == []
+    assert rows_of(database, site_id)["erased_hours"] == []
 
 
-def test_a_sender_that_goes_on_leaves_no_row_behind(suite: Suite, connection: psycopg.Connection[Any]) -> None:
+def test_a_sender_that_goes_on_leaves_no_row_behind(suite: Suite, database: psycopg.Connection[Any]) -> None:
     """It sends from before the first page until after the last, with everything else going on too."""
     site = FootfallSite(suite, "delete", rollup_shard_count=2)
     keeper = FootfallSite(suite, "delete")
     kept = made_up(5, visitors=5, events=100)
-    site_id = site_id_of(connection, site)
+    site_id = site_id_of(database, site)
     stopping = threading.Event()
     accepted, refused = [0], []
 
@@ -260,6 +252,6 @@ def test_a_sender_that_goes_on_leaves_no_row_behind(suite: Suite, connection: ps
         sender.join()
     # The site is closed, or its key has gone already.
     assert {grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED} & set(refused)
-    assert not any(rows_of(connection, site_id).values())
+    assert not any(rows_of(database, site_id).values())
     keeper.aggregate()
     assert_recounts(keeper, kept)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from footfall.admin.v1 import admin_pb2
 
-from tests.oracle.recount import SECOND, RawEvent
+from tests.oracle.raw_events import SECOND, RawEvent
 from tests.support.footfall_site import FootfallSite, walk
 from tests.support.poison import Worker, bad_event, poisoned
 from tests.support.refusals import invalid, refusal_of

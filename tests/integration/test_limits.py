@@ -9,7 +9,7 @@ from footfall.ingest.v1 import ingest_pb2
 from footfall.type.v1 import event_pb2
 from google.protobuf import struct_pb2, timestamp_pb2
 
-from tests.oracle.recount import CONTEXT_FIELDS
+from tests.oracle.raw_events import CONTEXT_FIELDS
 from tests.support.footfall_site import FootfallSite
 from tests.support.refusals import batch, event, invalid, refusal_of
 

@@ -6,7 +6,7 @@ import grpc
 import pytest
 from footfall.query.v1 import query_pb2
 
-from tests.oracle.recount import DAY, HOUR, MINUTE
+from tests.oracle.raw_events import DAY, HOUR, MINUTE
 from tests.support.footfall_site import FootfallSite, time_range
 from tests.support.refusals import batch, event, invalid, queries, refusal_of
 

@@ -9,7 +9,8 @@ from google.protobuf import duration_pb2, field_mask_pb2
 
 from admin_svc import rebuild
 from admin_svc.aggregate import Aggregator, Page
-from tests.oracle.recount import DAY, HOUR, MINUTE, SECOND, Recount
+from tests.oracle.raw_events import DAY, HOUR, MINUTE, SECOND
+from tests.oracle.recount import Recount
 from tests.oracle.tables import expected_tables
 from tests.support.commands import footfall
 from tests.support.hands import LATER, Hands

@@ -12,7 +12,8 @@ import pytest
 from footfall.query.v1 import query_pb2
 
 from cli.suite import running_suite
-from tests.oracle.recount import DAY, HOUR, MINUTE, RawEvent, Recount
+from tests.oracle.raw_events import DAY, HOUR, MINUTE, RawEvent
+from tests.oracle.recount import Recount
 from tests.oracle.tables import expected_tables
 from tests.support.commands import footfall
 from tests.support.footfall_site import FootfallSite, time_range

@@ -1,6 +1,5 @@
 """Reports of a site whose old raw events, hour rows or day rows have gone: right for the range they say they are of."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -12,9 +11,9 @@ import psycopg
 import pytest
 from footfall.query.v1 import query_pb2
 
-from common.db import Database
 from query_svc.range_plan import NOTHING_GONE, Floors
-from tests.oracle.recount import DAY, DIMENSIONS, HOUR, MINUTE, SECOND, RawEvent, Recount
+from tests.oracle.raw_events import DAY, DIMENSIONS, HOUR, MINUTE, SECOND, RawEvent
+from tests.oracle.recount import Recount
 from tests.oracle.zone_clocks import cuts_of
 from tests.support.footfall_site import FootfallSite, metrics_of, time_range
 from tests.support.retention import all_readable, clean_up
@@ -55,16 +54,8 @@ class Cleaned(NamedTuple):
     floors: Floors
 
 
-@pytest.fixture(scope="module")
-def connection(suite: Suite) -> Iterator[psycopg.Connection[Any]]:
-    db = Database(suite.database_url, application="test")
-    with db.connection() as found:
-        yield found
-    db.close()
-
-
 @pytest.fixture(scope="module", params=CASES)
-def cleaned(suite: Suite, connection: psycopg.Connection[Any], request: pytest.FixtureRequest) -> Cleaned:
+def cleaned(suite: Suite, database: psycopg.Connection[Any], request: pytest.FixtureRequest) -> Cleaned:
     """Some days of traffic, folded and cleaned up; then some more of it came, which is not folded."""
     raw, hours, days = (None if at is None else instant_of(at) for at in CASES[request.param])
     site = FootfallSite(suite, "retention", rollup_shard_count=3)
@@ -72,7 +63,7 @@ def cleaned(suite: Suite, connection: psycopg.Connection[Any], request: pytest.F
     later = [event for event in events if raw and instant_of(event.occurred_at) >= raw][::4]
     send(site, [event for event in events if event not in later])
     compact(site)
-    clean_up(connection, site_id_of(connection, site), raw, hours, days)
+    clean_up(database, site_id_of(database, site), raw, hours, days)
     send(site, later)
     # Of an hour of which a part has gone nothing is read from raw events.
     whole = raw and raw + (datetime(1970, 1, 1, tzinfo=UTC) - raw) % timedelta(hours=1)

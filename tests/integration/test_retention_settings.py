@@ -7,7 +7,7 @@ import pytest
 from footfall.admin.v1 import admin_pb2
 from google.protobuf import field_mask_pb2
 
-from tests.oracle.recount import DAY
+from tests.oracle.raw_events import DAY
 from tests.support.footfall_site import FootfallSite
 from tests.support.refusals import invalid, refusal_of
 from tests.support.site_rows import site_id_of

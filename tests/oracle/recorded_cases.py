@@ -12,7 +12,9 @@ from typing import Any, Protocol
 from footfall.ingest.v1 import ingest_pb2
 from footfall.type.v1 import event_pb2
 
-from tests.oracle.recount import DAY, HOUR, MILLISECOND, MINUTE, Metrics, RawEvent, Scalar, json_text
+from tests.oracle.answers import Metrics
+from tests.oracle.raw_events import DAY, HOUR, MILLISECOND, MINUTE, RawEvent, Scalar, json_text
+from tests.oracle.recount import Recount
 
 GOLDEN_DATA = Path(__file__).with_name("golden_data")
 SESSION_TIMEOUT = 30 * MINUTE
@@ -211,3 +213,11 @@ BASIC_RANGES = recorded_ranges(BASIC)
 STREAM = read("02b-stream-results.json")["steps"]
 STREAM_BATCHES = [Batch(batch) for batch in read("02a-stream-input.json")["batches"]]
 STREAM_RANGES = recorded_ranges(STREAM)
+
+AGGREGATED_RANGES = [recorded for recorded in BASIC_RANGES if not recorded.before_aggregation]
+EVERYTHING = next(recorded for recorded in STREAM_RANGES if recorded.label == "five days around the data")
+
+
+def recount_of(batches: list[Batch]) -> Recount:
+    """The recount over the events of some batches."""
+    return Recount([event for batch in batches for event in batch.raw_events()], SESSION_TIMEOUT)

@@ -7,60 +7,22 @@ Times are whole microseconds since 1970 UTC, durations whole microseconds, range
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from hashlib import blake2b
 from itertools import pairwise
-from typing import NamedTuple
-from uuid import UUID
 
-Scalar = str | float | bool | None
-
-MILLISECOND = 1_000
-SECOND = 1_000_000
-MINUTE = 60 * SECOND
-HOUR = 60 * MINUTE
-DAY = 24 * HOUR
-
-
-def stored_id(event_id: str) -> UUID:
-    """What an event id becomes: a UUID written as UUIDs are is itself, any other text a hash of its own."""
-    digits = event_id.replace("-", "").lower()
-    if len(digits) == 32 and set(digits) <= set("0123456789abcdef") and event_id.lower() == str(UUID(digits)):
-        return UUID(digits)
-    return UUID(bytes=blake2b(event_id.encode(), digest_size=16, person=b"event id").digest())
-
-
-@dataclass(frozen=True)
-class RawEvent:
-    """One event as its sender meant it, batch defaults merged; "" means absent."""
-
-    event_id: str
-    type: str
-    """ "pageview", "track" or "identify"."""
-    occurred_at: int
-    visitor_id: str
-    name: str = ""
-    session_id: str = ""
-    user_id: str = ""
-    path: str = ""
-    title: str = ""
-    referrer: str = ""
-    source: str = ""
-    device: str = ""
-    browser: str = ""
-    os: str = ""
-    country: str = ""
-    utm_source: str = ""
-    utm_medium: str = ""
-    utm_campaign: str = ""
-    properties: Mapping[str, Scalar] = field(default_factory=dict, hash=False)
-
-    @property
-    def order(self) -> tuple[int, bytes]:
-        """Where the event stands among all others: by time, of one instant by its id."""
-        return self.occurred_at, stored_id(self.event_id).bytes
+from tests.oracle.answers import Metrics, SessionRow, VisitorRow
+from tests.oracle.raw_events import (
+    CONTEXT_FIELDS,
+    SESSION_DIMENSIONS,
+    TOUCH_FIELDS,
+    RawEvent,
+    Scalar,
+    event_key,
+    json_text,
+    key_of_event,
+)
 
 
 @dataclass(frozen=True)
@@ -101,83 +63,6 @@ class Session:
         return next((event.path for event in reversed(self.events) if event.path), "")
 
 
-@dataclass(frozen=True, eq=False)
-class Metrics:
-    """What is counted; equal when the counts are, the rate, and the mean duration to a microsecond."""
-
-    events: int
-    pageviews: int
-    sessions: int
-    visitors: int
-    new_visitors: int
-    bounce_rate: float
-    """0 without sessions, as the next."""
-    average_session_duration: float
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Metrics) and all(
-            abs(getattr(self, name) - getattr(other, name)) <= TOLERANCES.get(name, 0) for name in METRICS
-        )
-
-
-METRICS = tuple(metric.name for metric in fields(Metrics))
-TOLERANCES = {"bounce_rate": 1e-12, "average_session_duration": 1}
-
-
-class SessionRow(NamedTuple):
-    """One line of a list of sessions."""
-
-    session_id: str
-    visitor_id: str
-    user_id: str
-    start: int
-    end: int
-    events: int
-    pageviews: int
-    bounce: bool
-    new_visitor: bool
-    entry_page: str
-    exit_page: str
-    referrer: str
-    context: tuple[str, ...]
-    """Of its first event: device, browser, os, country, utm_source, utm_medium, utm_campaign."""
-
-
-class VisitorRow(NamedTuple):
-    """One line of a list of visitors."""
-
-    visitor_id: str
-    user_id: str
-    traits: Mapping[str, Scalar]
-    """The properties of its latest IDENTIFY."""
-    first_seen: int
-    last_seen: int
-    first_touch: tuple[str, ...]
-    """What its earliest event says under TOUCH_FIELDS; the next, its latest."""
-    last_touch: tuple[str, ...]
-
-
-def event_key(event: RawEvent) -> str:
-    """What DIMENSION_EVENT calls the event."""
-    return event.name.strip() if event.type == "track" else event.type
-
-
-def key_of_event(dimension: str, event: RawEvent) -> str:
-    """The key a dimension gives an event; "" is none."""
-    if dimension == "event":
-        return event_key(event)
-    if dimension == "page":
-        return event.path if event.type == "pageview" else ""
-    key: str = getattr(event, dimension)
-    return key
-
-
-CONTEXT_FIELDS = ("device", "browser", "os", "country", "utm_source", "utm_medium", "utm_campaign")
-TOUCH_FIELDS = ("path", "referrer", "source", *CONTEXT_FIELDS)
-SESSION_DIMENSIONS = ("entry_page", "exit_page")
-DIMENSIONS = ("event", "page", "referrer", *CONTEXT_FIELDS, *SESSION_DIMENSIONS)
-
-
 def count(events: Sequence[RawEvent], sessions: Sequence[Session]) -> Metrics:
     """The metrics of some events and of some sessions."""
     bounces = sum(session.bounce for session in sessions)
@@ -197,13 +82,6 @@ def boundaries(start: int, end: int, length: int) -> list[int]:
     """Where [start, end) is cut into buckets of the UTC hour or day, its own two ends included."""
     first_cut = (start // length + 1) * length
     return [start, *range(first_cut, end, length), end]
-
-
-def json_text(value: Scalar) -> str:
-    """A property's value as JSON; 2.0 and 2 are one number."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return json.dumps(value, ensure_ascii=False)
 
 
 def split_into_sessions(events: Iterable[RawEvent], session_timeout: int) -> list[Session]:

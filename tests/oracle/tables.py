@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import psycopg
 from pyroaring import BitMap
 
-from tests.oracle.recount import (
+from tests.oracle.raw_events import (
     CONTEXT_FIELDS,
     DAY,
     DIMENSIONS,
@@ -17,10 +17,10 @@ from tests.oracle.recount import (
     SESSION_DIMENSIONS,
     TOUCH_FIELDS,
     RawEvent,
-    Recount,
     key_of_event,
     stored_id,
 )
+from tests.oracle.recount import Recount
 
 NUMBERS = {
     "overview": 0,

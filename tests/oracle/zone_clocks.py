@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from tests.oracle.recount import DAY, MINUTE, SECOND
+from tests.oracle.raw_events import DAY, MINUTE, SECOND
 
 Label = Callable[[datetime], Any]
 

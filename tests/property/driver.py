@@ -11,7 +11,8 @@ from footfall.query.v1 import query_pb2
 from google.protobuf import field_mask_pb2
 
 from admin_svc import compact
-from tests.oracle.recount import DAY, RawEvent, Recount, stored_id
+from tests.oracle.raw_events import DAY, RawEvent, stored_id
+from tests.oracle.recount import Recount
 from tests.oracle.tables import Tables, expected_tables, stored_tables
 from tests.property.requests import duration, request_of
 from tests.property.streams import Aggregate, Ask, ChangeLanes, Compact, Rebuild, Send, Step, Stream, whole

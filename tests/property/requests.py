@@ -6,7 +6,7 @@ from footfall.ingest.v1 import ingest_pb2
 from footfall.type.v1 import event_pb2
 from google.protobuf import duration_pb2
 
-from tests.oracle.recount import CONTEXT_FIELDS, SECOND, RawEvent
+from tests.oracle.raw_events import CONTEXT_FIELDS, SECOND, RawEvent
 from tests.support.footfall_site import EVENT_TYPES
 
 

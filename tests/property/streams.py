@@ -8,7 +8,7 @@ from uuid import UUID
 
 from hypothesis import strategies as st
 
-from tests.oracle.recount import DAY, HOUR, MINUTE, SECOND, RawEvent
+from tests.oracle.raw_events import DAY, HOUR, MINUTE, SECOND, RawEvent
 
 MIDNIGHTS = [
     int(datetime(*day, tzinfo=UTC).timestamp()) * SECOND

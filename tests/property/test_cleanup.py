@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from admin_svc import cleanup, compact
 from common.sites import find_site
-from tests.oracle.recount import DAY, DIMENSIONS, HOUR, Metrics
+from tests.oracle.answers import Metrics
+from tests.oracle.raw_events import DAY, DIMENSIONS, HOUR
 from tests.property import examples
 from tests.property.driver import PlayedSite, play
 from tests.property.streams import Stream, histories, limits, spans, streams, whole

@@ -6,7 +6,7 @@ recount's.
 
 import pytest
 
-from tests.oracle.recount import HOUR, MINUTE, RawEvent
+from tests.oracle.raw_events import HOUR, MINUTE, RawEvent
 from tests.property.driver import PlayedSite
 from tests.property.streams import Send, Stream, event_id
 from tests.support.hands import Hands

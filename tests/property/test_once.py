@@ -13,7 +13,7 @@ from common.sites import find_site
 from ingest_svc.append import Incoming
 from ingest_svc.group_commit import DatabaseCommit
 from ingest_svc.wire import to_rows
-from tests.oracle.recount import HOUR, MINUTE, RawEvent, stored_id
+from tests.oracle.raw_events import HOUR, MINUTE, RawEvent, stored_id
 from tests.property import examples
 from tests.property.driver import PlayedSite
 from tests.property.requests import duration, request_of

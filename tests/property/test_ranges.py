@@ -7,7 +7,8 @@ from footfall.query.v1 import query_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.oracle.recount import DAY, DIMENSIONS, METRICS
+from tests.oracle.answers import METRICS
+from tests.oracle.raw_events import DAY, DIMENSIONS
 from tests.oracle.zone_clocks import CALENDARS, changes_of, cuts_of
 from tests.property import examples
 from tests.property.driver import PlayedSite, play

@@ -13,18 +13,9 @@ from footfall.type.v1 import event_pb2, time_range_pb2
 from google.protobuf import struct_pb2
 from google.protobuf.json_format import MessageToDict, MessageToJson
 
-from tests.oracle.recount import (
-    CONTEXT_FIELDS,
-    DAY,
-    DIMENSIONS,
-    HOUR,
-    Metrics,
-    RawEvent,
-    Recount,
-    Scalar,
-    SessionRow,
-    VisitorRow,
-)
+from tests.oracle.answers import Metrics, SessionRow, VisitorRow
+from tests.oracle.raw_events import CONTEXT_FIELDS, DAY, DIMENSIONS, HOUR, RawEvent, Scalar
+from tests.oracle.recount import Recount
 
 if TYPE_CHECKING:
     from tests.support.suite import Suite

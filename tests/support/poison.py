@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 
 from admin_svc.aggregate import Aggregator, Page
-from tests.oracle.recount import RawEvent
+from tests.oracle.raw_events import RawEvent
 from tests.support.footfall_site import FootfallSite
 from tests.support.traffic import made_up
 

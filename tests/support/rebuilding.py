@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 from footfall.admin.v1 import admin_pb2
 
-from tests.oracle.recount import SECOND, RawEvent
+from tests.oracle.raw_events import SECOND, RawEvent
 from tests.support.footfall_site import FootfallSite
 from tests.support.hands import Hands
 from tests.support.traffic import batch_of

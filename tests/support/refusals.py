@@ -14,7 +14,7 @@ from footfall.type.v1 import event_pb2
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from tests.oracle.recount import DAY
+from tests.oracle.raw_events import DAY
 from tests.support.footfall_site import FootfallSite, time_range
 
 

@@ -12,7 +12,8 @@ from footfall.ingest.v1 import ingest_pb2
 from footfall.query.v1 import query_pb2
 from footfall.type.v1 import event_pb2
 
-from tests.oracle.recount import CONTEXT_FIELDS, DAY, HOUR, MINUTE, SECOND, RawEvent, Recount
+from tests.oracle.raw_events import CONTEXT_FIELDS, DAY, HOUR, MINUTE, SECOND, RawEvent
+from tests.oracle.recount import Recount
 from tests.support.footfall_site import EVENT_TYPES, FootfallSite, time_range
 from tests.support.processes import eventually
 

@@ -8,7 +8,7 @@ import psycopg
 from footfall.admin.v1 import admin_pb2
 from google.protobuf import field_mask_pb2
 
-from tests.oracle.recount import DAY
+from tests.oracle.raw_events import DAY
 from tests.support.footfall_site import FootfallSite
 
 KINDS = ("events", "sessions", "hourly_rollups", "daily_rollups", "visitors")

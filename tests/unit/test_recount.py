@@ -4,6 +4,7 @@ from itertools import permutations
 
 import pytest
 
+from tests.oracle.raw_events import DAY, DIMENSIONS, HOUR, MILLISECOND, MINUTE, RawEvent
 from tests.oracle.recorded_cases import (
     BASIC,
     BASIC_BATCHES,
@@ -16,15 +17,12 @@ from tests.oracle.recorded_cases import (
     Batch,
     RecordedRange,
     by_count_and_key,
+    recount_of,
     rows,
 )
-from tests.oracle.recount import DAY, DIMENSIONS, HOUR, MILLISECOND, MINUTE, RawEvent, Recount, boundaries
+from tests.oracle.recount import Recount, boundaries
 
 ALWAYS = (0, 2**60)
-
-
-def recount_of(batches: list[Batch]) -> Recount:
-    return Recount([event for batch in batches for event in batch.raw_events()], SESSION_TIMEOUT)
 
 
 def view(visitor: str, at: int, path: str = "", session_id: str = "") -> RawEvent:

@@ -27,7 +27,7 @@ from tests.support.traffic import (
     batch_of,
     made_up,
     overlapping,
-    until_counted,
+    until_aggregated,
 )
 
 AWAY = Pushback(grpc.StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE", 1000)
@@ -91,7 +91,7 @@ def test_every_service_says_when_to_try_again_and_goes_on_when_the_database_is_b
     assert site.send(during).accepted == 50
     assert site.send(after).accepted == 50
     assert site.send(before).duplicate == 50
-    until_counted(site)
+    until_aggregated(site)
     assert_recounts(site, events)
     assert service_pids(severable.suite.data_dir) == pids
 
@@ -117,6 +117,6 @@ def test_a_database_that_goes_away_under_load_loses_and_doubles_nothing(severabl
             assert late.acknowledged == 0
         running.finish()
         late.finish()
-    until_counted(site)
+    until_aggregated(site)
     assert_recounts(site, events)
     assert service_pids(severable.suite.data_dir) == pids

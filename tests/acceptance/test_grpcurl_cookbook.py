@@ -164,7 +164,7 @@ def quiet_suite(postgres_url: str, open_folder: Path) -> Iterator[Suite]:
 
 
 def let_an_event_fail(suite: Suite) -> None:
-    """Sets an event of the site aside, as if it had failed three times."""
+    """Makes an event of the site a dead letter, as if it had failed three times."""
     made = suite.admin_stub().CreateApiKey(
         admin_pb2.CreateApiKeyRequest(kind=admin_pb2.API_KEY_KIND_WRITE, site=SITE, name="test"),
         metadata=(("authorization", f"Bearer {suite.admin_key}"),),

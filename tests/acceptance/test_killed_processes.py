@@ -15,7 +15,7 @@ from tests.support.footfall_site import FootfallSite
 from tests.support.processes import eventually, is_alive, restarted_pid, service_pids
 from tests.support.pushback import Senders
 from tests.support.suite import Suite, database_on
-from tests.support.traffic import Sending, assert_recounts, made_up, overlapping, until_counted
+from tests.support.traffic import Sending, assert_recounts, made_up, overlapping, until_aggregated
 
 # The backends that wait for a lock, of one service.
 _WAITING = """
@@ -62,7 +62,7 @@ def test_everything_acknowledged_is_counted_once_though_ingest_and_admin_are_kil
     assert senders.refused[grpc.StatusCode.UNAVAILABLE] > 0
     assert (own_suite.data_dir / "ingest.address").read_text() == own_suite.ingest
     assert (own_suite.data_dir / "admin.address").read_text() == own_suite.admin
-    until_counted(site)
+    until_aggregated(site)
     assert_recounts(site, events)
 
 
@@ -86,11 +86,11 @@ def test_a_group_that_dies_before_its_commit_leaves_no_id_known(own_suite: Suite
         holder.rollback()
     senders.finish()
     assert senders.accepted == len(events)
-    until_counted(site)
+    until_aggregated(site)
     assert_recounts(site, events)
 
 
-def test_a_page_of_aggregation_that_dies_before_its_commit_leaves_nothing_behind(own_suite: Suite) -> None:
+def test_a_chunk_of_aggregation_that_dies_before_its_commit_leaves_nothing_behind(own_suite: Suite) -> None:
     """The worker is held at its last step, after visitors and sessions were written, and killed there."""
     site = FootfallSite(own_suite, "torn")
     events = made_up(12, visitors=10, events=200)
@@ -107,5 +107,5 @@ def test_a_page_of_aggregation_that_dies_before_its_commit_leaves_nothing_behind
                 assert found.fetchone() == (0,)
             restarted_pid(own_suite.data_dir, "admin", before)
         holder.rollback()
-    until_counted(site)
+    until_aggregated(site)
     assert_recounts(site, events)

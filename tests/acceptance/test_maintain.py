@@ -34,7 +34,7 @@ def pending_site(suite: Suite, seed: int, events: int = 40) -> FootfallSite:
     return site
 
 
-def unfolded_site(suite: Suite, seed: int) -> FootfallSite:
+def uncompacted_site(suite: Suite, seed: int) -> FootfallSite:
     site = pending_site(suite, seed)
     site.aggregate()
     return site
@@ -42,19 +42,19 @@ def unfolded_site(suite: Suite, seed: int) -> FootfallSite:
 
 def expired_site(suite: Suite, seed: int) -> FootfallSite:
     """All of it has passed its retention, for the traffic is of 2024."""
-    site = unfolded_site(suite, seed)
+    site = uncompacted_site(suite, seed)
     compact(site)
     keep(site, retention_days=1, daily_rollup_retention_days=1)
     return site
 
 
 def failed_site(suite: Suite, seed: int, database: Connection) -> FootfallSite:
-    """Its pending events have been set aside."""
+    """Its pending events have become dead letters."""
     site = pending_site(suite, seed)
     site_id = site_id_of(database, site)
     database.execute(
         "WITH gone AS (DELETE FROM pending_batches WHERE site_id = %s RETURNING *) INSERT INTO failed_events "
-        "SELECT site_id, batch_id, first_ord, lane, 3, received_at, received_at, 'set aside' FROM gone",
+        "SELECT site_id, batch_id, first_ord, lane, 3, received_at, received_at, 'dead letter' FROM gone",
         (site_id,),
     )
     return site
@@ -67,7 +67,7 @@ def waiting(suite: Suite, name: str, seed: int, database: Connection) -> tuple[F
             site = pending_site(suite, seed)
             return site, lambda: state_of(site).pending_events
         case "compact":
-            site = unfolded_site(suite, seed)
+            site = uncompacted_site(suite, seed)
             return site, lambda: state_of(site).unfolded_deltas
         case "retry":
             site = failed_site(suite, seed, database)
@@ -82,7 +82,7 @@ COMMANDS = ["aggregate", "compact", "retry", "cleanup"]
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_loops_to_the_end(suite: Suite, database: Connection, name: str) -> None:
-    """Over pages of 7, and says how much it did; once more there is nothing."""
+    """Over chunks of 7, and says how much it did; once more there is nothing."""
     site, left = waiting(suite, name, 581, database)
     before = left()
     assert before > 14
@@ -99,12 +99,12 @@ def test_a_command_loops_to_the_end(suite: Suite, database: Connection, name: st
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_max_pages_stops_early_and_says_that_there_is_more(suite: Suite, database: Connection, name: str) -> None:
-    """Two pages of 7, then the rest by another run."""
+    """Two chunks of 7, then the rest by another run."""
     site, left = waiting(suite, name, 582, database)
     before = left()
     code, output = footfall(suite, "maintain", name, "--site", site.slug, "--limit", 7, "--max-pages", 2)
     assert code == 0, output
-    # A page of folding is of one day of one dimension, and may find less than it may fold.
+    # A chunk of compaction is of one day of one dimension, and may find less than its limit.
     assert before - 14 <= left() < before - 1
     assert name == "compact" or left() == before - 14
     assert "There is more; run it again to go on." in output
@@ -120,12 +120,12 @@ def test_a_dry_run_says_how_much_there_is_and_changes_nothing(suite: Suite, data
     code, output = footfall(suite, "maintain", name, "--site", site.slug, "--dry-run")
     assert code == 0, output
     assert everything(database, site_id_of(database, site)) == before
-    counted = [int(number.replace(",", "")) for number in re.findall(r"(?m)^([\d,]+) ", output)]
-    assert sum(counted) == amount
+    told = [int(number.replace(",", "")) for number in re.findall(r"(?m)^([\d,]+) ", output)]
+    assert sum(told) == amount
 
 
 def test_prune_goes_to_the_end_over_all_sites(suite: Suite, database: Connection) -> None:
-    """Page by page; stopped after one it says that there is more."""
+    """Chunk by chunk; stopped after one it says that there is more."""
     sites = [pending_site(suite, seed, events=9) for seed in (584, 585)]
     for site in sites:
         database.execute(
@@ -145,10 +145,10 @@ def test_prune_goes_to_the_end_over_all_sites(suite: Suite, database: Connection
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_ctrl_c_during_a_page_exits_130_with_a_sentence_and_it_can_be_started_again(
+def test_ctrl_c_during_a_chunk_exits_130_with_a_sentence_and_it_can_be_started_again(
     suite: Suite, database: Connection, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two pages are done when it comes; they stay done."""
+    """Two chunks are done when it comes; they stay done."""
     site, left = waiting(suite, name, 586, database)
     before = left()
     asked: list[str] = []
@@ -167,7 +167,7 @@ def test_ctrl_c_during_a_page_exits_130_with_a_sentence_and_it_can_be_started_ag
     code, output = footfall(suite, "maintain", name, "--site", site.slug, "--limit", 7)
     assert code == 130
     assert STOPPED in " ".join(output.split())
-    # A page of folding is of one day of one dimension, and may find less than it may fold.
+    # A chunk of compaction is of one day of one dimension, and may find less than its limit.
     assert before - 14 <= left() < before - 1
     assert name == "compact" or left() == before - 14
     monkeypatch.undo()
@@ -175,7 +175,7 @@ def test_ctrl_c_during_a_page_exits_130_with_a_sentence_and_it_can_be_started_ag
     assert (code, left()) == (0, 0), output
 
 
-def test_a_real_sigint_stops_a_real_process_within_its_page(suite: Suite, database: Connection) -> None:
+def test_a_real_sigint_stops_a_real_process_within_its_chunk(suite: Suite, database: Connection) -> None:
     """It waits for a row that somebody holds when the signal comes; it ends with 130 and one sentence, no traceback."""
     site = expired_site(suite, 587)
     site_id = site_id_of(database, site)

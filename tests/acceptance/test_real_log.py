@@ -121,8 +121,8 @@ def test_the_import_says_what_became_of_every_line(imported: Imported) -> None:
 @pytest.mark.parametrize(("start", "end"), [pytest.param(*span, id=name) for name, span in RANGES.items()])
 def test_every_report_of_the_log_equals_the_recount(imported: Imported, start: int, end: int) -> None:
     """Overview, hours and days, the top of every dimension with all metrics, sessions and events."""
-    for query, counted, answered in imported.site.compare(imported.recount, start, end):
-        assert answered == counted, query
+    for query, expected, answered in imported.site.compare(imported.recount, start, end):
+        assert answered == expected, query
 
 
 def test_the_hours_and_the_days_of_the_log_add_up_to_the_whole(imported: Imported) -> None:
@@ -174,8 +174,8 @@ def test_importing_the_log_again_adds_nothing(suite: "Suite", imported: Imported
     assert again["duplicate"] == again["pageviews sent"] == len(imported.own)
     assert (again["accepted"], again["rejected"]) == (0, 0)
     assert imported.site.aggregate() == 0
-    for query, counted, answered in imported.site.compare(imported.recount, *WHOLE):
-        assert answered == counted, query
+    for query, expected, answered in imported.site.compare(imported.recount, *WHOLE):
+        assert answered == expected, query
 
 
 def test_bots_are_left_out_unless_asked_for(suite: "Suite", imported: Imported) -> None:
@@ -188,8 +188,8 @@ def test_bots_are_left_out_unless_asked_for(suite: "Suite", imported: Imported) 
     assert site.aggregate() == table["accepted"]
     people = {event.visitor_id for event in site.events(page_size=1000)}
     kept = [event for event in imported.recount.all_events if event.visitor_id in people]
-    for query, counted, answered in site.compare(Recount(kept, SESSION_TIMEOUT), *WHOLE):
-        assert answered == counted, query
+    for query, expected, answered in site.compare(Recount(kept, SESSION_TIMEOUT), *WHOLE):
+        assert answered == expected, query
     crawlers = {
         stored.visitor_id
         for own, stored in imported.pairs

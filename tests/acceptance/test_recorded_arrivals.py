@@ -24,11 +24,11 @@ from tests.oracle.recorded_cases import EVERYTHING, recount_of
 from tests.support.recorded_sites import ingest
 
 
-@pytest.mark.parametrize("lanes", [1, 5, 64])
-def test_the_order_of_arrival_changes_nothing(suite: "Suite", lanes: int) -> None:
-    """Single events in random batches, aggregated in small pages in between, over any number of lanes."""
-    random = Random(lanes)
-    site = FootfallSite(suite, f"golden-shuffled-{lanes}", rollup_shard_count=lanes)
+@pytest.mark.parametrize("partitions", [1, 5, 64])
+def test_the_order_of_arrival_changes_nothing(suite: "Suite", partitions: int) -> None:
+    """Single events in random batches, aggregated in small chunks in between, over any number of partitions."""
+    random = Random(partitions)
+    site = FootfallSite(suite, f"golden-shuffled-{partitions}", rollup_shard_count=partitions)
     events = [(batch.request().defaults, event) for batch in STREAM_BATCHES for event in batch.request().events]
     random.shuffle(events)
     while events:
@@ -37,8 +37,8 @@ def test_the_order_of_arrival_changes_nothing(suite: "Suite", lanes: int) -> Non
             assert response.accepted == 1
         site.aggregate(limit=random.randrange(1, 20))
     for recorded in (one for one in STREAM_RANGES if one.is_range):
-        for query, counted, answered in site.compare(recount_of(STREAM_BATCHES), recorded.start, recorded.end):
-            assert answered == counted, (recorded.label, query)
+        for query, expected, answered in site.compare(recount_of(STREAM_BATCHES), recorded.start, recorded.end):
+            assert answered == expected, (recorded.label, query)
 
 
 @pytest.mark.parametrize("arrival", list(permutations(range(3))))
@@ -80,5 +80,5 @@ def test_a_replayed_batch_is_duplicate_and_changes_nothing(suite: "Suite") -> No
     assert (response.accepted, response.duplicate) == (2, 2)
     site.aggregate()
     recount = recount_of([*BASIC_BATCHES, STREAM_BATCHES[0]])
-    for query, counted, answered in site.compare(recount, BASIC_RANGES[0].start, EVERYTHING.end):
-        assert answered == counted, query
+    for query, expected, answered in site.compare(recount, BASIC_RANGES[0].start, EVERYTHING.end):
+        assert answered == expected, query

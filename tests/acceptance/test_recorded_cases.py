@@ -53,14 +53,14 @@ def test_the_stream_gives_the_recorded_answers(stream: FootfallSite, recorded: R
 @pytest.mark.parametrize("recorded", labels(AGGREGATED_RANGES))
 def test_the_basic_case_equals_the_recount(basic: FootfallSite, recorded: RecordedRange) -> None:
     """Distinct visitors, entry and exit pages, sessions and events too, which were not recorded."""
-    for query, counted, answered in basic.compare(recount_of(BASIC_BATCHES), recorded.start, recorded.end):
-        assert answered == counted, query
+    for query, expected, answered in basic.compare(recount_of(BASIC_BATCHES), recorded.start, recorded.end):
+        assert answered == expected, query
 
 
 @pytest.mark.parametrize("recorded", labels(STREAM_RANGES))
 def test_the_stream_equals_the_recount(stream: FootfallSite, recorded: RecordedRange) -> None:
-    for query, counted, answered in stream.compare(recount_of(STREAM_BATCHES), recorded.start, recorded.end):
-        assert answered == counted, query
+    for query, expected, answered in stream.compare(recount_of(STREAM_BATCHES), recorded.start, recorded.end):
+        assert answered == expected, query
 
 
 @pytest.mark.parametrize("recorded", labels(STREAM_RANGES))

@@ -25,7 +25,7 @@ from tests.oracle.raw_events import SECOND
 from tests.support.footfall_site import FootfallSite
 from tests.support.processes import eventually, is_alive, service_pids
 from tests.support.suite import Suite
-from tests.support.traffic import assert_recounts, batch_of, made_up, metadata_of, until_counted
+from tests.support.traffic import assert_recounts, batch_of, made_up, metadata_of, until_aggregated
 
 ROOT = Path(__file__).parents[2]
 MAY_2015 = 1_430_438_400 * SECOND, 1_433_116_800 * SECOND
@@ -129,7 +129,7 @@ def test_an_existing_folder_keeps_its_key_its_numbers_and_what_was_imported(data
         key = first.written.admin_key
         site = FootfallSite(suite, "kept")
         assert "accepted 50" in import_log(data_dir, site.slug, log)
-        until_counted(site)
+        until_aggregated(site)
         events, sessions, overview = site.events(), site.session_rows(), site.overview(*MAY_2015)
         assert overview.pageviews == 50
         first.stop()
@@ -137,7 +137,7 @@ def test_an_existing_folder_keeps_its_key_its_numbers_and_what_was_imported(data
         assert second.written.admin_key == key
         again = KnownSite(suite, site.slug)
         assert "duplicate 50" in import_log(data_dir, site.slug, log)
-        until_counted(again)
+        until_aggregated(again)
         assert (again.events(), again.session_rows(), again.overview(*MAY_2015)) == (events, sessions, overview)
         second.stop()
 
@@ -163,7 +163,7 @@ def test_sigterm_answers_the_calls_under_way_and_leaves_no_process(data_dir: Pat
         assert [pid for pid in pids if is_alive(pid)] == []
     with running_up(data_dir) as up, up.suite() as suite:
         again = KnownSite(suite, site.slug)
-        until_counted(again)
+        until_aggregated(again)
         assert_recounts(again, events)
 
 
@@ -179,7 +179,7 @@ def test_when_up_itself_is_killed_its_services_stop_and_the_next_one_takes_the_f
         eventually(lambda: not any(is_alive(pid) for pid in services.values()))
     with running_up(data_dir) as up, up.suite() as suite:
         again = KnownSite(suite, site.slug)
-        until_counted(again)
+        until_aggregated(again)
         assert_recounts(again, events)
         pids = up.pids
         up.stop()

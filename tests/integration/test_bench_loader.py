@@ -29,7 +29,7 @@ BEGIN, END = micros(START), micros(SHAPE.end)
 SPANS = [(BEGIN, END), (BEGIN + 31 * MINUTE + 1, END - 5 * HOUR - 7), (BEGIN + 7 * HOUR, BEGIN + DAY + 2 * HOUR)]
 """Whole days, odd ends, whole hours."""
 
-# What the product's own path has folded, and what it has not.
+# What the product's own path has compacted, and what it has not.
 _SHARDS = "SELECT shard > 0, interval, count(*) FROM rollup_shards WHERE site_id = %s GROUP BY 1, 2 ORDER BY 1, 2"
 
 # What the visitors' first and last events say.
@@ -37,7 +37,7 @@ _TOUCHES = "SELECT visitor_id, last_event_id, first_touch, last_touch FROM visit
 
 
 class Twins(NamedTuple):
-    """One set of events twice: put there by the loader, and sent, aggregated and folded."""
+    """One set of events twice: put there by the loader, and sent, aggregated and compacted."""
 
     loaded: FootfallSite
     sent: FootfallSite
@@ -68,7 +68,7 @@ def requests_of(file: Path) -> list[ingest_pb2.IngestBatchRequest]:
 
 @pytest.fixture(scope="module")
 def twins(suite: Suite, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Twins]:
-    """Both sites; nothing is pending and nothing unfolded."""
+    """Both sites; nothing is pending, and there is no delta."""
     file = tmp_path_factory.mktemp("dataset") / "events.duckdb"
     generate(file, SHAPE)
     derive(file, session_timeout_us=30 * MINUTE)
@@ -114,7 +114,7 @@ def test_answers_are_equal(twins: Twins, span: tuple[int, int]) -> None:
 
 
 def test_loaded_site_goes_on(twins: Twins, suite: Suite) -> None:
-    """A loaded site is a site like any other: its events are duplicates, new ones are counted, indexes are back."""
+    """A loaded site is a site like any other: its events are duplicates, new ones are aggregated, indexes are back."""
     indexes = "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1"
     before = twins.connection.execute(indexes).fetchall()
     with without_indexes(plain_url(suite.database_url)):

@@ -1,4 +1,4 @@
-"""Which pending batches a page counts."""
+"""Which pending batches a chunk of aggregation takes."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ def test_what_came_first_is_counted_first_whatever_its_number(
     suite: "Suite", database: psycopg.Connection[Any], oldest: str
 ) -> None:
     """Each committer of ingest takes batch numbers from a block of its own, so they do not tell the order; and
-    sessions are cheapest where their events are counted together."""
+    sessions are cheapest where their events are aggregated together."""
     site = FootfallSite(suite, "order")
     site_id = database.execute(_SITE, (site.slug,)).fetchone()
     assert site_id is not None
@@ -37,8 +37,8 @@ def test_what_came_first_is_counted_first_whatever_its_number(
         site.ingest.IngestBatch(ingest_pb2.IngestBatchRequest(events=[event]), metadata=site.as_sender, timeout=20)
     database.execute(_SEND_BACK, (oldest, site_id[0]))
     request = admin_pb2.AggregatePendingRequest(site=site.slug, limit=1)
-    page = site.operator.AggregatePending(request, metadata=site.as_admin, timeout=20)
-    assert (page.aggregated, page.remaining) == (1, 2)
+    chunk = site.operator.AggregatePending(request, metadata=site.as_admin, timeout=20)
+    assert (chunk.aggregated, chunk.remaining) == (1, 2)
     assert database.execute(_COUNTED, site_id).fetchall() == [(oldest,)]
 
 
@@ -55,5 +55,5 @@ def test_a_page_ends_early_where_texts_are_long(
         events = [ingest_pb2.Event(type=event_pb2.EVENT_TYPE_PAGEVIEW, visitor_id="v", path=path) for path in paths]
         site.ingest.IngestBatch(ingest_pb2.IngestBatchRequest(events=events), metadata=site.as_sender, timeout=20)
     # Ten events are read at once, and twenty of these are enough.
-    assert [page.aggregated for page in worker.run()] == [20, 4]
+    assert [chunk.aggregated for chunk in worker.run()] == [20, 4]
     assert worker.counts("pending_batches", site) == 0

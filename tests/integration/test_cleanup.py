@@ -10,13 +10,13 @@ from typing import Any
 import grpc
 import psycopg
 import pytest
-from footfall.admin.v1 import admin_pb2
 
 from admin_svc import cleanup as product
 from common.sites import find_site
 from tests.oracle.raw_events import DAY, SECOND
 from tests.support.cuts import Scissors, cut_everywhere
 from tests.support.footfall_site import FootfallSite
+from tests.support.rebuilding import rebuild_chunk
 from tests.support.refusals import Refusal, invalid, refusal_of
 from tests.support.site_rows import site_id_of
 from tests.support.suite import Suite
@@ -25,8 +25,8 @@ from tests.support.upkeep import (
     KINDS,
     added,
     cleanup,
-    cleanup_page,
-    cleanup_pages,
+    cleanup_chunk,
+    cleanup_chunks,
     compact,
     counts_of,
     everything,
@@ -43,7 +43,7 @@ _seeds = count(500)
 
 
 def expired_site(suite: Suite, *, visitors: int = 3, events: int = 12, prefix: str = "expired") -> FootfallSite:
-    """A site with some of each kind, counted and folded, all of it expired by LATER."""
+    """A site with some of each kind, aggregated and compacted, all of it expired by LATER."""
     site = FootfallSite(suite, prefix)
     site.send(batch_of(made_up(next(_seeds), visitors=visitors, events=events)))
     site.aggregate()
@@ -73,44 +73,44 @@ def test_a_budget_that_ends_beside_the_last_row_of_a_kind_says_whether_there_is_
     suite: Suite, database: Connection, kind: int, beside: int
 ) -> None:
     """Spent exactly at a kind's last row, one before it or with exactly one of the next: what is left is told, is all
-    that is left, and goes with the next page."""
+    that is left, and goes with the next chunk."""
     site = expired_site(suite)
     site_id = site_id_of(database, site)
     left = sizes(database, site_id)
     assert all(left.values())
     limit = list(accumulate(left.values()))[kind] + beside
-    page = cleanup_page(site, LATER, limit=limit)
-    assert counts_of(page) == greedy(limit, left)
-    left = {name: left[name] - gone for name, gone in counts_of(page).items()}
+    chunk = cleanup_chunk(site, LATER, limit=limit)
+    assert counts_of(chunk) == greedy(limit, left)
+    left = {name: left[name] - gone for name, gone in counts_of(chunk).items()}
     assert sizes(database, site_id) == left
-    assert page.has_more == any(left.values())
+    assert chunk.has_more == any(left.values())
     # One less than what is left leaves exactly one row.
     rest = sum(left.values())
     if rest > 1:
-        page = cleanup_page(site, LATER, limit=rest - 1, token=page.next_page_token)
-        assert page.has_more
+        chunk = cleanup_chunk(site, LATER, limit=rest - 1, token=chunk.next_page_token)
+        assert chunk.has_more
         left = dict.fromkeys(KINDS, 0) | {"visitors": 1}
         assert sizes(database, site_id) == left
-    page = cleanup_page(site, LATER, limit=1)
-    assert counts_of(page) == left
-    assert not page.has_more
+    chunk = cleanup_chunk(site, LATER, limit=1)
+    assert counts_of(chunk) == left
+    assert not chunk.has_more
 
 
 @pytest.mark.parametrize("limit", [1, 2, 7])
 def test_has_more_exactly_when_another_call_would_delete_something(
     suite: Suite, database: Connection, limit: int
 ) -> None:
-    """At every page, with the token or without: each deletes its whole budget but for the last one."""
+    """At every chunk, with the token or without: each deletes its whole budget but for the last one."""
     site = expired_site(suite, visitors=2, events=5)
     site_id = site_id_of(database, site)
     before = sum(sizes(database, site_id).values())
-    pages, has_more, token = 0, True, ""
+    chunks, has_more, token = 0, True, ""
     while has_more:
-        page = cleanup_page(site, LATER, limit=limit, token=token if pages % 2 else "")
-        pages, has_more, token = pages + 1, page.has_more, page.next_page_token
+        chunk = cleanup_chunk(site, LATER, limit=limit, token=token if chunks % 2 else "")
+        chunks, has_more, token = chunks + 1, chunk.has_more, chunk.next_page_token
         assert has_more == (sum(sizes(database, site_id).values()) > 0)
-    assert pages == -(-before // limit)
-    assert sum(counts_of(cleanup_page(site, LATER, limit=limit)).values()) == 0
+    assert chunks == -(-before // limit)
+    assert sum(counts_of(cleanup_chunk(site, LATER, limit=limit)).values()) == 0
 
 
 def test_two_callers_at_once_delete_each_row_once(suite: Suite, database: Connection) -> None:
@@ -134,13 +134,13 @@ def test_a_page_that_is_cut_off_anywhere_did_nothing_and_is_done_by_the_next_cal
     before = sizes(database, site_id)
     told: list[dict[str, int]] = []
 
-    def page(limit: int, scissors: Scissors) -> None:
+    def chunk(limit: int, scissors: Scissors) -> None:
         with scissors.connection() as connection:
             found = product.run_once(connection, find_site(connection, site.slug), instant(LATER), limit)
             told.append(found.counts)
 
     for limit in (before["events"] + 1, 10, 20_000):
-        cut_everywhere(suite.database_url, partial(page, limit), lambda: everything(database, site_id))
+        cut_everywhere(suite.database_url, partial(chunk, limit), lambda: everything(database, site_id))
     assert added(iter(told)) == before
     assert not any(sizes(database, site_id).values())
 
@@ -149,14 +149,14 @@ def test_a_page_that_is_cut_off_anywhere_did_nothing_and_is_done_by_the_next_cal
 def test_a_dry_run_counts_what_the_run_after_it_deletes_and_changes_nothing(
     suite: Suite, database: Connection, limit: int
 ) -> None:
-    """Kind by kind, visitors too, whose sessions go first; at any page size."""
+    """Kind by kind, visitors too, whose sessions go first; at any chunk size."""
     site = expired_site(suite, visitors=3, events=8, prefix="dry")
     site_id = site_id_of(database, site)
     before, had = everything(database, site_id), sizes(database, site_id)
-    pages = [counts_of(page) for page in cleanup_pages(site, LATER, limit=limit, dry_run=True)]
-    assert all(sum(page.values()) > 0 for page in pages)
+    chunks = [counts_of(chunk) for chunk in cleanup_chunks(site, LATER, limit=limit, dry_run=True)]
+    assert all(sum(chunk.values()) > 0 for chunk in chunks)
     assert everything(database, site_id) == before
-    assert added(iter(pages)) == had
+    assert added(iter(chunks)) == had
     assert cleanup(site, LATER, limit=limit) == had
     assert cleanup(site, LATER, dry_run=True) == dict.fromkeys(KINDS, 0)
 
@@ -167,10 +167,10 @@ def test_a_dry_run_of_a_part_counts_that_part(suite: Suite, database: Connection
     for days in range(30, 34):
         now = START + days * DAY + 12_345 * SECOND
         before = sizes(database, site_id_of(database, site))
-        counted = cleanup(site, now, limit=13, dry_run=True)
-        assert cleanup(site, now, limit=17) == counted
+        told = cleanup(site, now, limit=13, dry_run=True)
+        assert cleanup(site, now, limit=17) == told
         after = sizes(database, site_id_of(database, site))
-        assert {kind: before[kind] - after[kind] for kind in KINDS} == counted
+        assert {kind: before[kind] - after[kind] for kind in KINDS} == told
     assert after["visitors"] < 12
 
 
@@ -186,36 +186,36 @@ def test_limits_are_made_good_or_refused(suite: Suite, database: Connection) -> 
     """0 is the default, too large is coerced, negative is refused and changes nothing."""
     site = expired_site(suite)
     total = sum(sizes(database, site_id_of(database, site)).values())
-    assert refusal_of(cleanup_page, site, LATER, limit=-1) == invalid("VALUE_OUT_OF_RANGE", "limit")
+    assert refusal_of(cleanup_chunk, site, LATER, limit=-1) == invalid("VALUE_OUT_OF_RANGE", "limit")
     assert sum(cleanup(site, LATER, dry_run=True).values()) == total
-    page = cleanup_page(site, LATER, limit=2**31 - 1)
-    assert sum(counts_of(page).values()) == total
-    assert not page.has_more
+    chunk = cleanup_chunk(site, LATER, limit=2**31 - 1)
+    assert sum(counts_of(chunk).values()) == total
+    assert not chunk.has_more
     other = expired_site(suite)
-    assert not cleanup_page(other, LATER, limit=0).has_more
+    assert not cleanup_chunk(other, LATER, limit=0).has_more
 
 
 def test_a_token_goes_only_with_its_own_request(suite: Suite) -> None:
     """Not with another site, another now, none, or the other dry_run."""
     site, other = expired_site(suite), expired_site(suite)
-    wet = cleanup_page(site, LATER, limit=1).next_page_token
-    dry = cleanup_page(site, LATER, limit=1, dry_run=True).next_page_token
+    wet = cleanup_chunk(site, LATER, limit=1).next_page_token
+    dry = cleanup_chunk(site, LATER, limit=1, dry_run=True).next_page_token
     refused = invalid("PAGE_TOKEN_INVALID", "page_token")
-    assert refusal_of(cleanup_page, other, LATER, token=wet) == refused
-    assert refusal_of(cleanup_page, site, LATER + 1, token=wet) == refused
-    assert refusal_of(cleanup_page, site, token=wet) == refused
-    assert refusal_of(cleanup_page, site, LATER, token=dry) == refused
-    assert refusal_of(cleanup_page, site, LATER, token=wet, dry_run=True) == refused
-    assert refusal_of(cleanup_page, site, LATER, token=wet[:-2] + "xx") == refused
-    assert cleanup_page(site, LATER, limit=1, token=wet).has_more
-    assert cleanup_page(site, LATER, limit=1, token=dry, dry_run=True).has_more
+    assert refusal_of(cleanup_chunk, other, LATER, token=wet) == refused
+    assert refusal_of(cleanup_chunk, site, LATER + 1, token=wet) == refused
+    assert refusal_of(cleanup_chunk, site, token=wet) == refused
+    assert refusal_of(cleanup_chunk, site, LATER, token=dry) == refused
+    assert refusal_of(cleanup_chunk, site, LATER, token=wet, dry_run=True) == refused
+    assert refusal_of(cleanup_chunk, site, LATER, token=wet[:-2] + "xx") == refused
+    assert cleanup_chunk(site, LATER, limit=1, token=wet).has_more
+    assert cleanup_chunk(site, LATER, limit=1, token=dry, dry_run=True).has_more
 
 
 def test_the_pages_of_a_run_share_the_now_of_its_first(suite: Suite, database: Connection) -> None:
     """Without one it is the present when the run began: what expires meanwhile is left to the next run."""
     site = expired_site(suite)
-    first = cleanup_page(site, limit=1)
-    rest = cleanup_page(site, token=first.next_page_token)
+    first = cleanup_chunk(site, limit=1)
+    rest = cleanup_chunk(site, token=first.next_page_token)
     assert not rest.has_more
     assert not any(sizes(database, site_id_of(database, site)).values())
 
@@ -234,11 +234,11 @@ def test_an_early_now_expires_nothing(suite: Suite, database: Connection, now: d
 def test_a_site_under_rebuild_is_not_cleaned_up(suite: Suite) -> None:
     """It says that the site is busy, and when to come again; afterwards it goes on."""
     site = expired_site(suite)
-    page = rebuild_page(site)
-    while page.has_more:
-        busy = refusal_of(cleanup_page, site, LATER)
+    chunk = rebuild_chunk(site, limit=3)
+    while chunk.has_more:
+        busy = refusal_of(cleanup_chunk, site, LATER)
         assert busy == Refusal(grpc.StatusCode.UNAVAILABLE, "SITE_BUSY")
-        page = rebuild_page(site, page.next_page_token)
+        chunk = rebuild_chunk(site, chunk.next_page_token, limit=3)
     assert sum(cleanup(site, LATER).values()) > 0
 
 
@@ -248,17 +248,10 @@ def test_a_rebuild_that_its_operator_left_is_over_when_all_is_counted(suite: Sui
     site_id = site_id_of(database, site)
     token = ""
     while True:
-        token = rebuild_page(site, token).next_page_token
+        token = rebuild_chunk(site, token, limit=3).next_page_token
         counting = "SELECT FROM rebuilds WHERE site_id = %s AND phase = 3"
         if database.execute(counting, (site_id,)).fetchone() is not None:
             break
-    assert refusal_of(cleanup_page, site, LATER).reason == "SITE_BUSY"
+    assert refusal_of(cleanup_chunk, site, LATER).reason == "SITE_BUSY"
     site.aggregate()
     assert cleanup(site, LATER)["events"] == 12
-
-
-def rebuild_page(site: FootfallSite, token: str = "") -> admin_pb2.RebuildSiteResponse:
-    """One page of a rebuild."""
-    request = admin_pb2.RebuildSiteRequest(site=site.slug, limit=3, page_token=token)
-    page: admin_pb2.RebuildSiteResponse = site.operator.RebuildSite(request, metadata=site.as_admin)
-    return page

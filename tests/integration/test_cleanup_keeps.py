@@ -37,7 +37,7 @@ def view(number: int, at: int, visitor: str = "somebody", session: str = "") -> 
 
 
 def counted_site(suite: Suite, events: Sequence[RawEvent], raw: int, hourly: int, daily: int | None) -> FootfallSite:
-    """A site with the events counted and folded."""
+    """A site with the events aggregated and compacted."""
     site = FootfallSite(suite, "keeps")
     site.send(batch_of(events))
     site.aggregate()
@@ -57,15 +57,15 @@ def hours_of(database: Connection, site: FootfallSite, interval: int) -> set[int
 
 
 def test_pending_events_stay_and_are_counted_afterwards(suite: Suite, database: Connection) -> None:
-    """However old; what was counted goes around them."""
-    site, counted, pending = FootfallSite(suite, "pending"), made_up(521, visitors=4, events=30), []
-    site.send(batch_of(counted))
+    """However old; what was aggregated goes around them."""
+    site, aggregated, pending = FootfallSite(suite, "pending"), made_up(521, visitors=4, events=30), []
+    site.send(batch_of(aggregated))
     site.aggregate()
     compact(site)
     pending = [replace(view(n, START + n * HOUR), visitor_id=f"late {n}") for n in range(5)]
     site.send(batch_of(pending))
     keep_all(site, 30, 30, 30)
-    assert cleanup(site, LATER, limit=7)["events"] == len(counted)
+    assert cleanup(site, LATER, limit=7)["events"] == len(aggregated)
     assert sorted(site.events(), key=lambda event: event.order) == pending
     assert state_of(site).pending_events == len(pending)
     assert site.aggregate() == len(pending)
@@ -75,7 +75,7 @@ def test_pending_events_stay_and_are_counted_afterwards(suite: Suite, database: 
 
 
 def test_failed_events_stay(suite: Suite, worker: Worker) -> None:
-    """They have not been counted; once they are, they go."""
+    """They have not been aggregated; once they are, they go."""
     site, good, bad = FootfallSite(suite, "failed"), made_up(522, visitors=4, events=30), bad_event("path")
     site.send(batch_of([*good[:15], bad, *good[15:]]))
     with poisoned(worker, "sessions", "page"):
@@ -87,7 +87,7 @@ def test_failed_events_stay(suite: Suite, worker: Worker) -> None:
     assert state_of(site).failed_events == 1
 
 
-def test_hours_with_unfolded_deltas_stay_until_they_are_folded(suite: Suite, database: Connection) -> None:
+def test_hours_with_deltas_stay_until_they_are_compacted(suite: Suite, database: Connection) -> None:
     """Row and deltas both: without its deltas a row would be less than its hour, and its day less than its hours."""
     site = counted_site(suite, [view(1, START), view(2, START + HOUR)], 30, 30, None)
     site.send(batch_of([view(3, START + 10 * MINUTE)]))

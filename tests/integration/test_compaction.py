@@ -1,4 +1,4 @@
-"""CompactRollups: pages that end, whatever is written meanwhile, and change nothing that can be read."""
+"""CompactRollups: chunks that end, whatever is written meanwhile, and change nothing that can be read."""
 
 import pytest
 from footfall.admin.v1 import admin_pb2
@@ -11,8 +11,10 @@ from tests.support.traffic import START, assert_recounts, batch_of, made_up
 from tests.support.upkeep import compact, state_of
 
 
-def page_of(site: FootfallSite, limit: int = 0, token: str = "", interval: int = 0) -> admin_pb2.CompactRollupsResponse:
-    """One page."""
+def chunk_of(
+    site: FootfallSite, limit: int = 0, token: str = "", interval: int = 0
+) -> admin_pb2.CompactRollupsResponse:
+    """One chunk."""
     request = admin_pb2.CompactRollupsRequest(
         site=site.slug,
         limit=limit,
@@ -36,102 +38,76 @@ def view(number: int, at: int) -> RawEvent:
 
 
 @pytest.mark.parametrize("limit", [1, 2, 5, 50, 0])
-def test_pages_fold_every_delta_once_and_change_no_report(suite: Suite, limit: int) -> None:
-    """All reports equal the recount before, between some pages and after."""
-    site, events = FootfallSite(suite, "fold"), made_up(571, visitors=3, events=14)
+def test_chunks_take_every_delta_once_and_change_no_report(suite: Suite, limit: int) -> None:
+    """All reports equal the recount before, between some chunks and after."""
+    site, events = FootfallSite(suite, "compaction"), made_up(571, visitors=3, events=14)
     site.send(batch_of(events[:7]))
     site.aggregate()
     site.send(batch_of(events[7:]))
     site.aggregate()
     deltas = state_of(site).unfolded_deltas
     assert deltas > 50
-    token, folded, pages = "", 0, 0
+    token, compacted, chunks = "", 0, 0
     while True:
-        page = page_of(site, limit, token)
-        assert 0 < page.compacted_shards <= (limit or 10_000)
-        folded, token, pages = folded + page.compacted_shards, page.next_page_token, pages + 1
-        if pages in (1, 7, 40):
+        chunk = chunk_of(site, limit, token)
+        assert 0 < chunk.compacted_shards <= (limit or 10_000)
+        compacted, token, chunks = compacted + chunk.compacted_shards, chunk.next_page_token, chunks + 1
+        if chunks in (1, 7, 40):
             assert_recounts(site, events)
-            assert state_of(site).unfolded_deltas == deltas - folded
+            assert state_of(site).unfolded_deltas == deltas - compacted
         if not token:
             break
-    assert folded == deltas
+    assert compacted == deltas
     assert state_of(site).unfolded_deltas == 0
     assert_recounts(site, events)
-    assert page_of(site).compacted_shards == 0
+    assert chunk_of(site).compacted_shards == 0
 
 
 @pytest.mark.parametrize("at", [START, START + 5 * HOUR, START + 23 * HOUR, START - DAY, START + DAY])
-def test_a_run_ends_though_aggregation_appends_as_much_as_each_page_folds(suite: Suite, at: int) -> None:
-    """Before, at or behind the place where the pages are: what is written after the first page is the next run's."""
+def test_a_run_ends_though_aggregation_appends_as_much_as_each_chunk_takes(suite: Suite, at: int) -> None:
+    """Before, at or behind the place where the chunks are: what is written after the first chunk is the next run's."""
     site, hour = FootfallSite(suite, "appended"), START + 5 * HOUR
     site.send(batch_of([view(number, hour + number * HOUR) for number in range(3)]))
     site.aggregate()
-    token, pages = "", 0
+    token, chunks = "", 0
     while True:
-        page = page_of(site, 1, token)
-        token, pages = page.next_page_token, pages + 1
+        chunk = chunk_of(site, 1, token)
+        token, chunks = chunk.next_page_token, chunks + 1
         if not token:
             break
-        assert pages < 200, "it does not come to an end"
-        site.send(batch_of([view(100 + pages, at)]))
+        assert chunks < 200, "it does not come to an end"
+        site.send(batch_of([view(100 + chunks, at)]))
         site.aggregate()
     assert compact(site) > 0
-    assert site.overview(START - DAY, START + 2 * DAY).events == 3 + pages - 1
+    assert site.overview(START - DAY, START + 2 * DAY).events == 3 + chunks - 1
 
 
 def test_a_token_goes_only_with_its_site_and_interval(suite: Suite) -> None:
-    """Negative limits and unknown intervals are refused; hours and days are folded together under any name."""
+    """Negative limits and unknown intervals are refused; hours and days are compacted together under any name."""
     site, other = FootfallSite(suite, "tokens"), FootfallSite(suite, "tokens")
     site.send(batch_of(made_up(572, visitors=2, events=6)))
     site.aggregate()
-    token = page_of(site, 1, interval=1).next_page_token
+    token = chunk_of(site, 1, interval=1).next_page_token
     refused = invalid("PAGE_TOKEN_INVALID", "page_token")
-    assert refusal_of(page_of, other, 1, token, 1) == refused
-    assert refusal_of(page_of, site, 1, token, 2) == refused
-    assert refusal_of(page_of, site, 1, token) == refused
-    assert page_of(site, 1, token, 1).has_more
-    assert refusal_of(page_of, site, -1) == invalid("VALUE_OUT_OF_RANGE", "limit")
-    assert refusal_of(page_of, site, interval=9) == invalid("VALUE_UNKNOWN", "interval")
-    assert not page_of(site, 2**31 - 1, interval=2).has_more or compact(site) > 0
+    assert refusal_of(chunk_of, other, 1, token, 1) == refused
+    assert refusal_of(chunk_of, site, 1, token, 2) == refused
+    assert refusal_of(chunk_of, site, 1, token) == refused
+    assert chunk_of(site, 1, token, 1).has_more
+    assert refusal_of(chunk_of, site, -1) == invalid("VALUE_OUT_OF_RANGE", "limit")
+    assert refusal_of(chunk_of, site, interval=9) == invalid("VALUE_UNKNOWN", "interval")
+    assert not chunk_of(site, 2**31 - 1, interval=2).has_more or compact(site) > 0
     assert state_of(site).unfolded_deltas == 0
 
 
-def test_a_page_asked_for_again_after_a_lost_answer_does_no_harm(suite: Suite) -> None:
-    """The same token twice: the second call folds what comes after."""
+def test_a_chunk_asked_for_again_after_a_lost_answer_does_no_harm(suite: Suite) -> None:
+    """The same token twice: the second call takes what comes after."""
     site, events = FootfallSite(suite, "again"), made_up(573, visitors=3, events=20)
     site.send(batch_of(events))
     site.aggregate()
     deltas = state_of(site).unfolded_deltas
-    first = page_of(site, 5)
+    first = chunk_of(site, 5)
     token = first.next_page_token
-    again = [page_of(site, 5, token).compacted_shards for _ in range(2)]
+    again = [chunk_of(site, 5, token).compacted_shards for _ in range(2)]
     assert all(again)
     assert compact(site) + sum(again) + first.compacted_shards == deltas
     assert_recounts(site, events)
-
-
-def test_status_pages_hold_every_site_once_and_the_tables_as_they_are(suite: Suite) -> None:
-    """In the order of their slugs; every table of the suite is there with its size, the largest first."""
-    made = {FootfallSite(suite, "status").slug for _ in range(5)}
-    token, seen = "", []
-    site = FootfallSite(suite, "status")
-    while True:
-        request = admin_pb2.GetStatusRequest(page_size=2, page_token=token)
-        page = site.operator.GetStatus(request, metadata=site.as_admin)
-        assert page.has_more == (page.next_page_token != "")
-        assert 0 < len(page.sites) <= 2
-        seen += [state.site for state in page.sites]
-        token = page.next_page_token
-        if not token:
-            break
-    assert seen == sorted(seen, key=str.encode)
-    assert len(seen) == len(set(seen))
-    assert made | {site.slug} <= set(seen)
-    tables = {table.name: table for table in page.tables}
-    assert {"events", "sessions", "visitors", "rollup_shards", "job_runs", "pending_batches"} <= tables.keys()
-    sizes = [table.table_bytes + table.index_bytes for table in page.tables]
-    assert sizes == sorted(sizes, reverse=True)
-    assert tables["events"].table_bytes > 0
-    refused = admin_pb2.GetStatusRequest(site=site.slug, page_size=2, page_token="x")
-    assert refusal_of(site.operator.GetStatus, refused, metadata=site.as_admin).reason == "PAGE_TOKEN_INVALID"

@@ -24,7 +24,7 @@ NOT_FOUND = Refusal(grpc.StatusCode.NOT_FOUND, "SITE_NOT_FOUND", ("site",))
 
 
 def filled(suite: Suite, database: psycopg.Connection[Any], seed: int) -> FootfallSite:
-    """A site with rows in every table: counted, pending and failed events, hours and days, and what maintenance has."""
+    """A site with rows in every table: aggregated, pending and failed events, hours, days, and what maintenance has."""
     site = FootfallSite(suite, "delete", rollup_shard_count=2)
     events = made_up(seed, visitors=10, events=200)
     site.send(batch_of(events[:150]))
@@ -53,8 +53,8 @@ def delete(site: FootfallSite, limit: int = 0, confirm: str | None = None) -> ad
     request = admin_pb2.DeleteSiteRequest(
         site=site.slug, limit=limit, confirm_slug=site.slug if confirm is None else confirm
     )
-    page: admin_pb2.DeleteSiteResponse = site.operator.DeleteSite(request, metadata=site.as_admin)
-    return page
+    chunk: admin_pb2.DeleteSiteResponse = site.operator.DeleteSite(request, metadata=site.as_admin)
+    return chunk
 
 
 def backdate(database: psycopg.Connection[Any], site: FootfallSite) -> None:
@@ -76,13 +76,13 @@ def test_nothing_is_left_of_the_site_and_everything_of_the_others(
     # The site's own row and the write key.
     rows = sum(map(len, rows_of(database, site_id, "sites").values()))
 
-    pages = [delete(site, limit=100)]
+    chunks = [delete(site, limit=100)]
     backdate(database, site)
-    while pages[-1].has_more:
-        pages.append(delete(site, limit=100))
-    assert sum(page.deleted for page in pages) == rows
-    assert all(page.deleted <= 100 for page in pages)
-    assert len(pages) == rows // 100 + 1
+    while chunks[-1].has_more:
+        chunks.append(delete(site, limit=100))
+    assert sum(chunk.deleted for chunk in chunks) == rows
+    assert all(chunk.deleted <= 100 for chunk in chunks)
+    assert len(chunks) == rows // 100 + 1
     assert not any(rows_of(database, site_id).values())
     assert rows_of(database, other_id) == others
     assert refusal_of(delete, site) == NOT_FOUND
@@ -185,22 +185,22 @@ def test_a_run_of_a_job_that_ends_after_its_site_is_not_kept(suite: Suite, datab
         delete(site)
 
 
-def test_one_row_a_page_comes_to_an_end(suite: Suite, database: psycopg.Connection[Any]) -> None:
-    """A page that spends its whole budget on the last row is followed by one that deletes the site."""
+def test_one_row_a_chunk_comes_to_an_end(suite: Suite, database: psycopg.Connection[Any]) -> None:
+    """A chunk that spends its whole budget on the last row is followed by one that deletes the site."""
     site = FootfallSite(suite, "delete")
     site.send(batch(event(), event(path="/a")))
     site.aggregate()
     site_id = site_id_of(database, site)
     rows = sum(map(len, rows_of(database, site_id, "sites").values()))
-    pages = [delete(site, limit=1)]
+    chunks = [delete(site, limit=1)]
     backdate(database, site)
-    while pages[-1].has_more:
-        pages.append(delete(site, limit=1))
-    assert [page.deleted for page in pages] == [1] * rows + [0]
+    while chunks[-1].has_more:
+        chunks.append(delete(site, limit=1))
+    assert [chunk.deleted for chunk in chunks] == [1] * rows + [0]
 
 
-def test_a_page_under_way_is_waited_for(suite: Suite, database: psycopg.Connection[Any]) -> None:
-    """What a worker is writing is written before the page looks, so it goes too."""
+def test_a_chunk_under_way_is_waited_for(suite: Suite, database: psycopg.Connection[Any]) -> None:
+    """What a worker is writing is written before the chunk looks, so it goes too."""
     site = FootfallSite(suite, "delete")
     site_id = site_id_of(database, site)
     with opened(suite) as worker:
@@ -217,7 +217,7 @@ def test_a_page_under_way_is_waited_for(suite: Suite, database: psycopg.Connecti
 
 
 def test_a_sender_that_goes_on_leaves_no_row_behind(suite: Suite, database: psycopg.Connection[Any]) -> None:
-    """It sends from before the first page until after the last, with everything else going on too."""
+    """It sends from before the first chunk until after the last, with everything else going on too."""
     site = FootfallSite(suite, "delete", rollup_shard_count=2)
     keeper = FootfallSite(suite, "delete")
     kept = made_up(5, visitors=5, events=100)
@@ -242,8 +242,8 @@ def test_a_sender_that_goes_on_leaves_no_row_behind(suite: Suite, database: psyc
         stopping.wait(0.01)
     began = datetime.now(UTC)
     keeper.send(batch_of(kept))
-    while (page := delete(site, limit=200)).has_more:
-        if not page.deleted:
+    while (chunk := delete(site, limit=200)).has_more:
+        if not chunk.deleted:
             stopping.wait(0.1)
     assert datetime.now(UTC) - began >= delete_site.QUIET
     stopping.wait(1)

@@ -30,7 +30,7 @@ from tests.support.traffic import batch_of
 
 
 def test_erasing_beside_senders_and_workers_changes_no_count(suite: Suite, database: psycopg.Connection[Any]) -> None:
-    """Several visitors are erased in small pages while others are sent, counted and folded."""
+    """Several visitors are erased in small chunks while others are sent, aggregated and compacted."""
     site = FootfallSite(suite, "erase", rollup_shard_count=4)
     events = named(4, visitors=12, events=900)
     gone = sorted({event.visitor_id for event in events})[:4]
@@ -70,26 +70,26 @@ def test_erasing_beside_senders_and_workers_changes_no_count(suite: Suite, datab
 def test_a_late_event_behind_the_place_that_was_reached_goes_too(
     suite: Suite, database: psycopg.Connection[Any]
 ) -> None:
-    """It was counted between two pages; and no report takes it for a visitor of its own."""
+    """It was aggregated between two chunks; and no report takes it for a visitor of its own."""
     site = FootfallSite(suite, "erase")
     gone = f"<{uuid4().hex[:8]}>"
-    page = admin_pb2.EraseVisitorResponse()
+    chunk = admin_pb2.EraseVisitorResponse()
     for minutes in (range(1, 25), (0, 0.5)):
         sent = [event(visitor_id=gone) for _ in minutes]
         for one, minute in zip(sent, minutes, strict=True):
             one.occurred_at.FromMicroseconds(TEN + round(minute * MINUTE))
         site.send(batch(*sent))
         site.aggregate()
-        page = erase(site, 5, page.next_page_token, visitor_id=gone)
-        assert (page.events, page.has_more) == (5, True)
-    while page.has_more:
-        page = erase(site, 5, page.next_page_token, visitor_id=gone)
+        chunk = erase(site, 5, chunk.next_page_token, visitor_id=gone)
+        assert (chunk.events, chunk.has_more) == (5, True)
+    while chunk.has_more:
+        chunk = erase(site, 5, chunk.next_page_token, visitor_id=gone)
     assert site.events() == []
     assert tables_with(database, gone) == []
     assert site.overview(TEN, TEN + HOUR).events == 26
 
 
-def test_a_page_waits_for_the_workers_and_keeps_them_out(suite: Suite, database: psycopg.Connection[Any]) -> None:
+def test_a_chunk_waits_for_the_workers_and_keeps_them_out(suite: Suite, database: psycopg.Connection[Any]) -> None:
     """What a worker is about to write of a visitor would else come after it is gone."""
     site = FootfallSite(suite, "erase")
     site.send(batch(event(visitor_id="a")))
@@ -106,7 +106,7 @@ def test_a_page_waits_for_the_workers_and_keeps_them_out(suite: Suite, database:
 
 
 def test_it_ends_although_its_visitor_goes_on(suite: Suite, database: psycopg.Connection[Any]) -> None:
-    """One event more between any two pages, on time or late; what is left then is a visitor of its own."""
+    """One event more between any two chunks, on time or late; what is left then is a visitor of its own."""
     site = FootfallSite(suite, "erase")
     gone = f"<{uuid4().hex[:8]}>"
 
@@ -119,14 +119,14 @@ def test_it_ends_although_its_visitor_goes_on(suite: Suite, database: psycopg.Co
 
     send([minute / 2 for minute in range(100)])
     send([minute / 10 for minute in range(500)], "other")
-    pages = [erase(site, 5, visitor_id=gone)]
-    while pages[-1].has_more:
-        send([50 + len(pages) if len(pages) % 2 else 0.01 * len(pages)])
-        pages.append(erase(site, 5, pages[-1].next_page_token, visitor_id=gone))
-        assert len(pages) < 200
+    chunks = [erase(site, 5, visitor_id=gone)]
+    while chunks[-1].has_more:
+        send([50 + len(chunks) if len(chunks) % 2 else 0.01 * len(chunks)])
+        chunks.append(erase(site, 5, chunks[-1].next_page_token, visitor_id=gone))
+        assert len(chunks) < 200
     site_id = site_id_of(database, site)
     numbers = [row[0] for row in database.execute("SELECT visitor_no FROM sessions WHERE site_id = %s", (site_id,))]
     known = [row[0] for row in database.execute("SELECT visitor_no FROM visitors WHERE site_id = %s", (site_id,))]
     assert set(numbers) == set(known)
     erase_all(site, visitor_id=gone)
-    assert site.overview(TEN - DAY, TEN + DAY).events == 600 + len(pages) - 1
+    assert site.overview(TEN - DAY, TEN + DAY).events == 600 + len(chunks) - 1

@@ -22,7 +22,7 @@ from tests.support.traffic import SESSION_TIMEOUT, batch_of, made_up
 def test_nothing_names_the_visitor_and_no_count_changes(
     suite: Suite, database: psycopg.Connection[Any], limit: int
 ) -> None:
-    """Whatever the size of a page; and nothing of another site changes."""
+    """Whatever the size of a chunk; and nothing of another site changes."""
     site, other = FootfallSite(suite, "erase", rollup_shard_count=2), FootfallSite(suite, "erase")
     events = named(1, visitors=4, events=160)
     for one in (site, other):
@@ -36,9 +36,9 @@ def test_nothing_names_the_visitor_and_no_count_changes(
 
     gone = events[0].visitor_id
     own, kept = [e for e in events if e.visitor_id == gone], [e for e in events if e.visitor_id != gone]
-    pages = erase_all(site, limit, visitor_id=gone)
-    assert removed(pages) == (len(own), len(Recount(own, SESSION_TIMEOUT).all_sessions), 1)
-    assert all(page.events + page.sessions + page.visitors <= (limit or 5_000) for page in pages)
+    chunks = erase_all(site, limit, visitor_id=gone)
+    assert removed(chunks) == (len(own), len(Recount(own, SESSION_TIMEOUT).all_sessions), 1)
+    assert all(chunk.events + chunk.sessions + chunk.visitors <= (limit or 5_000) for chunk in chunks)
     assert_nothing_names(database, site, {gone, *(e.user_id for e in own if e.user_id)}, kept)
     assert rows_of(database, site_id)["rollup_shards"] == rollups
     assert_counts(site, events)
@@ -49,7 +49,7 @@ def test_nothing_names_the_visitor_and_no_count_changes(
 def test_a_user_leaves_with_every_visitor_pending_and_failed_events_too(
     suite: Suite, database: psycopg.Connection[Any]
 ) -> None:
-    """Visitors that only pending events know of are found; what is pending is counted before it goes."""
+    """Visitors that only pending events know of are found; what is pending is aggregated before it goes."""
     site = FootfallSite(suite, "erase")
     user = f"<user {uuid4().hex[:8]}>"
     events = named(2, visitors=6, events=200)
@@ -59,7 +59,7 @@ def test_a_user_leaves_with_every_visitor_pending_and_failed_events_too(
         replace(event, user_id=(user if event.visitor_id in linked else "<someone else>") if event.user_id else "")
         for event in events
     ]
-    # One visitor is not seen in what is counted before.
+    # One visitor is not seen in what is aggregated before.
     early = [event for event in events[:120] if event.visitor_id != names[0]]
     late = [event for event in events if event not in early]
     site.send(batch_of(early))
@@ -80,14 +80,14 @@ def test_a_user_leaves_with_every_visitor_pending_and_failed_events_too(
     site.send(batch_of([pending]))
 
     own = {event.visitor_id for event in [*early, *late[:-1]] if event.user_id == user} | {pending.visitor_id}
-    counted = [*early, *late[:-1], pending]
-    kept = [event for event in counted if event.visitor_id not in own]
-    pages = erase_all(site, 20, user_id=user)
-    assert removed(pages)[0] == len(counted) - len(kept) + 1
-    assert removed(pages)[2] == len(own)
+    aggregated = [*early, *late[:-1], pending]
+    kept = [event for event in aggregated if event.visitor_id not in own]
+    chunks = erase_all(site, 20, user_id=user)
+    assert removed(chunks)[0] == len(aggregated) - len(kept) + 1
+    assert removed(chunks)[2] == len(own)
     assert_nothing_names(database, site, {user, *own}, kept)
     assert rows_of(database, site_id)["failed_events"] == []
-    assert_counts(site, counted)
+    assert_counts(site, aggregated)
 
 
 def test_who_waits_for_an_attempt_or_was_only_sent_is_erased(suite: Suite, database: psycopg.Connection[Any]) -> None:
@@ -102,7 +102,7 @@ def test_who_waits_for_an_attempt_or_was_only_sent_is_erased(suite: Suite, datab
     assert len(rows_of(database, site_id)["pending_batches"]) == 1
 
 
-def test_a_claimed_page_of_which_no_event_is_left_is_done(suite: Suite, database: psycopg.Connection[Any]) -> None:
+def test_a_claimed_chunk_of_which_no_event_is_left_is_done(suite: Suite, database: psycopg.Connection[Any]) -> None:
     """A pending batch may have lost any of its events."""
     site = FootfallSite(suite, "erase")
     site_id = site_id_of(database, site)
@@ -140,15 +140,15 @@ def test_a_token_goes_only_with_its_own_request(suite: Suite) -> None:
     assert erase(site, 1, token, visitor_id="a").events == 1
 
 
-@pytest.mark.parametrize("pages", [1, 3, 10])
-def test_an_interrupted_erasure_is_started_again(suite: Suite, database: psycopg.Connection[Any], pages: int) -> None:
-    """Without its token; a page whose answer was lost may also be asked for twice."""
+@pytest.mark.parametrize("chunks", [1, 3, 10])
+def test_an_interrupted_erasure_is_started_again(suite: Suite, database: psycopg.Connection[Any], chunks: int) -> None:
+    """Without its token; a chunk whose answer was lost may also be asked for twice."""
     site = FootfallSite(suite, "erase")
     events = named(3, visitors=2, events=60)
     site.send(batch_of(events))
     gone = events[0].visitor_id
     token = ""
-    for _ in range(pages):
+    for _ in range(chunks):
         last, token = token, erase(site, 2, token, visitor_id=gone).next_page_token
     erase(site, 2, last, visitor_id=gone)
     erase_all(site, 3, visitor_id=gone)

@@ -97,17 +97,17 @@ def test_what_only_raw_events_tell_says_that_some_are_gone(
         assert (told(whole.metadata), whole.metrics.events) == ((start, end, exact), events)
 
 
-def test_a_rebuild_counts_what_is_left_and_every_part_of_an_hour_can_be_told_again(
+def test_a_rebuild_aggregates_what_is_left_and_every_part_of_an_hour_can_be_told_again(
     morning: FootfallSite, database: psycopg.Connection[Any]
 ) -> None:
     """An erasure while a rebuild is under way has to wait for it."""
     request = admin_pb2.RebuildSiteRequest(site=morning.slug, limit=10)
-    page = morning.operator.RebuildSite(request, metadata=morning.as_admin)
+    chunk = morning.operator.RebuildSite(request, metadata=morning.as_admin)
     refused = refusal_of(erase, morning, visitor_id="stays")
     assert (refused.code, refused.reason) == (grpc.StatusCode.UNAVAILABLE, "SITE_BUSY")
-    while page.has_more:
-        request.page_token = page.next_page_token
-        page = morning.operator.RebuildSite(request, metadata=morning.as_admin)
+    while chunk.has_more:
+        request.page_token = chunk.next_page_token
+        chunk = morning.operator.RebuildSite(request, metadata=morning.as_admin)
     assert rows_of(database, site_id_of(database, morning))["erased_hours"] == []
     answer = overview(morning, TEN + 1, TEN + 30 * MINUTE)
     assert told(answer.metadata) == (TEN + 1, TEN + 30 * MINUTE, True)

@@ -70,14 +70,14 @@ def test_pages_of_the_list_hold_every_failed_event_once_in_order(suite: Suite, w
 
 @pytest.mark.parametrize("limit", [1, 2, 5, 6, 0])
 def test_a_retried_event_that_is_fine_now_is_counted_once(suite: Suite, worker: Worker, limit: int) -> None:
-    """Page by page, the first stored first; has_more exactly while some are left; again does no harm."""
+    """Chunk by chunk, the first stored first; has_more exactly while some are left; again does no harm."""
     site, events = site_with_failures(suite, worker, 5, 553)
     expected = [event.event_id for event in failed(site)]
     requeued, has_more = 0, True
     while has_more:
-        page = retry(site, limit)
-        assert page.requeued == min(limit or 5, 5 - requeued)
-        requeued, has_more = requeued + page.requeued, page.has_more
+        chunk = retry(site, limit)
+        assert chunk.requeued == min(limit or 5, 5 - requeued)
+        requeued, has_more = requeued + chunk.requeued, chunk.has_more
         assert has_more == (requeued < 5)
         assert [event.event_id for event in failed(site)] == expected[requeued:]
         assert state_of(site).pending_events == requeued
@@ -91,7 +91,7 @@ def test_a_retried_event_that_is_fine_now_is_counted_once(suite: Suite, worker: 
 
 
 def test_an_event_that_fails_again_gets_three_attempts_more_and_holds_nobody_up(suite: Suite, worker: Worker) -> None:
-    """New events and another site are counted meanwhile, and it is set aside with its latest error."""
+    """New events and another site are aggregated meanwhile, and it becomes a dead letter with its latest error."""
     site, events = site_with_failures(suite, worker, 2, 554)
     other, others = FootfallSite(suite, "beside-retries"), made_up(555, visitors=5, events=50)
     assert retry(site).requeued == 2
@@ -99,14 +99,14 @@ def test_an_event_that_fails_again_gets_three_attempts_more_and_holds_nobody_up(
     with poisoned(worker, "sessions", "page", "23514"):
         site.send(batch_of(late))
         other.send(batch_of(others))
-        counted = sum(page.aggregated for page in worker.run())
-        assert counted == len(late) + len(others)
+        aggregated = sum(chunk.aggregated for chunk in worker.run())
+        assert aggregated == len(late) + len(others)
         assert state_of(site).pending_events == 2
         worker.fail(site)
     assert state_of(site).failed_events == 2
     assert all("CheckViolation" in event.error and event.attempts == 3 for event in failed(site))
     bad = [event for event in events if event.visitor_id.startswith("poisoner")]
-    assert_recounts(site, [event for event in [*events, *late] if event not in bad], not_counted=bad)
+    assert_recounts(site, [event for event in [*events, *late] if event not in bad], not_aggregated=bad)
     assert_recounts(other, others)
 
 

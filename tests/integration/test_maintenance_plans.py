@@ -1,4 +1,4 @@
-"""The plans of maintenance: a page reads an index as far as its limit, however large the table is."""
+"""The plans of maintenance: a chunk reads an index as far as its limit, however large the table is."""
 
 import re
 from collections.abc import Iterator
@@ -155,18 +155,18 @@ def test_every_statement_of_a_page_of_cleanup_is_bounded(explained: Any) -> None
 
 
 def test_cleanup_is_bounded_on_tables_without_statistics(just_loaded: psycopg.Connection[Any]) -> None:
-    """Each page of a cleanup, and of its dry run, walks the indexes also where the planner knows nothing."""
+    """Each chunk of a cleanup, and of its dry run, walks the indexes also where the planner knows nothing."""
     explained: Any = Explainer(just_loaded)
     site = site_of(explained)
-    counted, page = 0, cleanup.Page({}, has_more=True)
-    while page.has_more:
-        page = cleanup.count_once(explained, site, NOW, 5_000, page.position)
-        counted += sum(page.counts.values())
-    deleted, page = 0, cleanup.Page({}, has_more=True)
-    while page.has_more:
-        page = cleanup.run_once(explained, site, NOW, 5_000)
-        deleted += sum(page.counts.values())
-    assert deleted >= counted > 100_000
+    expected, chunk = 0, cleanup.Page({}, has_more=True)
+    while chunk.has_more:
+        chunk = cleanup.count_once(explained, site, NOW, 5_000, chunk.position)
+        expected += sum(chunk.counts.values())
+    deleted, chunk = 0, cleanup.Page({}, has_more=True)
+    while chunk.has_more:
+        chunk = cleanup.run_once(explained, site, NOW, 5_000)
+        deleted += sum(chunk.counts.values())
+    assert deleted >= expected > 100_000
     explained.check("events_by_time", "sessions_by_start", "rollup_rows", "visitors_by_first_seen")
 
 
@@ -182,8 +182,8 @@ def test_a_page_of_cleanup_in_the_midst_of_a_kind_is_bounded(explained: Any) -> 
 
 def test_a_page_of_pruning_is_bounded(explained: Any) -> None:
     """It finds sites by one probe each and takes the longest expired keys first."""
-    page = prune.run_once(explained, NOW, LIMIT)
-    assert (page.deleted, page.has_more) == (LIMIT, True)
+    chunk = prune.run_once(explained, NOW, LIMIT)
+    assert (chunk.deleted, chunk.has_more) == (LIMIT, True)
     explained.check("dedupes_by_expiry")
 
 
@@ -198,8 +198,8 @@ def test_a_page_of_retries_is_bounded(explained: Any) -> None:
     explained.check("failed_events_pkey")
 
 
-def test_a_page_of_folding_is_bounded(explained: Any) -> None:
-    """The next delta is one probe, a page goes straight to its rows."""
+def test_a_chunk_of_compaction_is_bounded(explained: Any) -> None:
+    """The next delta is one probe, a chunk goes straight to its rows."""
     newest = compact.newest_shard(explained)
     found = compact.next_delta(explained, 1, compact.START, newest + 10_000)
     assert found is not None

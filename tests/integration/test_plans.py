@@ -46,7 +46,7 @@ ANALYZE;
 
 @pytest.fixture(scope="module")
 def grown(postgres_url: str) -> Iterator[psycopg.Connection[Any]]:
-    """A database with 60,000 events of one site and thousands of unfolded deltas."""
+    """A database with 60,000 events of one site and thousands of deltas."""
     with database_on(postgres_url) as url:
         db = Database(url, application="test")
         migrate(db)
@@ -61,8 +61,8 @@ def plan_of(connection: psycopg.Connection[Any], statement: str, parameters: dic
     return "\n".join(row[0] for row in connection.execute(f"EXPLAIN {statement}", parameters))
 
 
-def test_a_page_of_folding_goes_straight_to_its_deltas(grown: psycopg.Connection[Any]) -> None:
-    """By row, not by walking all that is unfolded."""
+def test_a_chunk_of_compaction_goes_straight_to_its_deltas(grown: psycopg.Connection[Any]) -> None:
+    """By row, not by walking every delta."""
     plan = plan_of(
         grown,
         compact._TAKE_DELTAS,
@@ -114,8 +114,8 @@ def test_a_page_of_a_deletion_reads_its_rows_from_an_index(grown: psycopg.Connec
             assert "Sort" not in plan
 
 
-def test_folding_probes_for_its_rows_where_statistics_know_of_deltas_only(grown: psycopg.Connection[Any]) -> None:
-    """As they do of a site that has just begun; a join would read all of a dimension for every page."""
+def test_compaction_probes_for_its_rows_where_statistics_know_of_deltas_only(grown: psycopg.Connection[Any]) -> None:
+    """As they do of a site that has just begun; a join would read all of a dimension for every chunk."""
     places = {"intervals": [1, 2] * 500, "starts": [DAY] * 1_000, "keys": [f"/page/{n}" for n in range(1_000)]}
     for statement in (compact._READ_FOLDED, compact._DELETE_FOLDED):
         plan = plan_of(grown, statement, {"site_id": 1, "dimension": 2, **places})

@@ -1,4 +1,4 @@
-"""PruneExpired: dedupe keys go when they have expired, a page at a time, and never under the hands of ingest."""
+"""PruneExpired: dedupe keys go when they have expired, a chunk at a time, and never under the hands of ingest."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -61,31 +61,31 @@ ALIVE = [(site_id, seconds) for site_id in (1, 2, 3) for seconds in (0.000001, 1
 
 @pytest.mark.parametrize("limit", [1, 4, 5, 6, 14, 15, 16, 1000])
 def test_exactly_the_expired_keys_of_all_sites_go(keys: tuple[Connection, Connection], limit: int) -> None:
-    """A key that expires now has expired; has_more is true exactly while one is left, also where a page ends with the
+    """A key that expires now has expired; has_more is true exactly while one is left, also where a chunk ends with the
     last key of a site."""
     connection, _ = keys
-    deleted, has_more, pages = 0, True, 0
+    deleted, has_more, chunks = 0, True, 0
     while has_more:
-        page = prune.run_once(connection, NOW, limit)
-        assert 0 < page.deleted <= limit
-        deleted, has_more, pages = deleted + page.deleted, page.has_more, pages + 1
+        chunk = prune.run_once(connection, NOW, limit)
+        assert 0 < chunk.deleted <= limit
+        deleted, has_more, chunks = deleted + chunk.deleted, chunk.has_more, chunks + 1
         assert has_more == (deleted < 15)
-    assert pages == -(-15 // limit)
+    assert chunks == -(-15 // limit)
     assert left(connection) == ALIVE
     assert prune.run_once(connection, NOW, limit) == prune.Page(0, False)
 
 
-def test_a_key_that_ingest_is_about_to_arm_again_is_passed_over(keys: tuple[Connection, Connection]) -> None:
-    """Neither waits for the other; the key is armed again afterwards, and others went meanwhile."""
+def test_a_key_that_ingest_is_about_to_reserve_again_is_passed_over(keys: tuple[Connection, Connection]) -> None:
+    """Neither waits for the other; the key is reserved again afterwards, and others went meanwhile."""
     connection, ingest = keys
     with ingest.transaction():
         ingest.execute(
             "UPDATE ingest_dedupes SET expires_at = %s WHERE site_id = 2 AND expires_at = %s",
             (NOW + timedelta(days=1), NOW - timedelta(seconds=4)),
         )
-        page = prune.run_once(connection, NOW, 100)
-        assert page.deleted == 14
-        assert page.has_more
+        chunk = prune.run_once(connection, NOW, 100)
+        assert chunk.deleted == 14
+        assert chunk.has_more
         # Only that one is left: a loop on has_more ends and does not spin on it.
         assert prune.run_once(connection, NOW, 100) == prune.Page(0, False)
     assert left(connection) == sorted([*ALIVE, (2, 86_400.0)])
@@ -104,7 +104,7 @@ def test_the_rpc_prunes_what_has_expired_and_the_key_counts_as_new(suite: Suite,
     ask = site.operator.PruneExpired
     refused = refusal_of(ask, admin_pb2.PruneExpiredRequest(limit=-1), metadata=site.as_admin)
     assert refused == invalid("VALUE_OUT_OF_RANGE", "limit")
-    page = ask(admin_pb2.PruneExpiredRequest(limit=2**31 - 1), metadata=site.as_admin)
-    assert page.deleted >= 1
-    assert not page.has_more
+    chunk = ask(admin_pb2.PruneExpiredRequest(limit=2**31 - 1), metadata=site.as_admin)
+    assert chunk.deleted >= 1
+    assert not chunk.has_more
     assert (site.send(first).accepted, site.send(second).duplicate) == (1, 1)

@@ -14,7 +14,7 @@ from tests.oracle.recount import Recount
 from tests.oracle.tables import expected_tables
 from tests.support.commands import footfall
 from tests.support.hands import LATER, Hands
-from tests.support.rebuilding import in_phase, instant_of, rebuild_page, rebuilt, sent
+from tests.support.rebuilding import in_phase, instant_of, rebuild_chunk, rebuilt, sent
 from tests.support.retention import clean_up
 from tests.support.traffic import SESSION_TIMEOUT, assert_recounts, batch_of, made_up, metadata_of
 from tests.support.upkeep import compact
@@ -51,47 +51,49 @@ def test_what_was_damaged_is_whole_again(hands: Hands, damage: str) -> None:
 
 
 def test_every_page_keeps_to_its_limit_and_says_what_is_left(hands: Hands) -> None:
-    """A limit of one row or event of a batch; queued, cleared and counted add up."""
+    """A limit of one row or event of a batch; queued, cleared and aggregated add up."""
     events = made_up(12, visitors=4, events=30)
     site = sent(hands, "rebuild-pages", events)
-    pages = rebuilt(site, limit=1)
-    assert sum(page.queued for page in pages) == sum(page.aggregated for page in pages) == len(events)
-    assert all(page.cleared <= 1 for page in pages)
-    assert [page.remaining for page in pages if page.queued] == sorted(page.remaining for page in pages if page.queued)
-    assert pages[-1].remaining == 0
+    chunks = rebuilt(site, limit=1)
+    assert sum(chunk.queued for chunk in chunks) == sum(chunk.aggregated for chunk in chunks) == len(events)
+    assert all(chunk.cleared <= 1 for chunk in chunks)
+    assert [chunk.remaining for chunk in chunks if chunk.queued] == sorted(
+        chunk.remaining for chunk in chunks if chunk.queued
+    )
+    assert chunks[-1].remaining == 0
     assert_recounts(site, events)
 
 
 def test_a_token_of_a_finished_rebuild_starts_nothing(hands: Hands) -> None:
     """Nor does that of one that somebody began anew meanwhile; without a token a rebuild begins."""
     site = sent(hands, "rebuild-token", made_up(13, visitors=4, events=40))
-    token = rebuild_page(site).next_page_token
-    while rebuild_page(site, token).has_more:
+    token = rebuild_chunk(site).next_page_token
+    while rebuild_chunk(site, token).has_more:
         pass
     before = hands.rows(site, "rollup_shards"), hands.rows(site, "visitors"), hands.rows(site, "rebuilds")
     for _ in range(2):
-        page = rebuild_page(site, token)
-        assert (page.queued, page.cleared, page.aggregated, page.has_more) == (0, 0, 0, False)
+        chunk = rebuild_chunk(site, token)
+        assert (chunk.queued, chunk.cleared, chunk.aggregated, chunk.has_more) == (0, 0, 0, False)
     assert (hands.rows(site, "rollup_shards"), hands.rows(site, "visitors"), hands.rows(site, "rebuilds")) == before
-    assert rebuild_page(site, limit=1).queued > 0
-    page = rebuild_page(site, token)
-    assert (page.queued, page.cleared, page.aggregated, page.has_more) == (0, 0, 0, False)
+    assert rebuild_chunk(site, limit=1).queued > 0
+    chunk = rebuild_chunk(site, token)
+    assert (chunk.queued, chunk.cleared, chunk.aggregated, chunk.has_more) == (0, 0, 0, False)
     rebuilt(site)
 
 
 def test_two_callers_at_once_do_one_rebuild(hands: Hands) -> None:
     """Both end, each event is queued once, and the numbers are the recount's."""
     events = made_up(14, visitors=9, events=400)
-    site = sent(hands, "rebuild-two", events, lanes=4)
-    first = rebuild_page(site, limit=20)
+    site = sent(hands, "rebuild-two", events, partitions=4)
+    first = rebuild_chunk(site, limit=20)
 
     def call() -> tuple[int, int]:
-        token, queued, counted_again = first.next_page_token, 0, 0
+        token, queued, aggregated_again = first.next_page_token, 0, 0
         while token:
-            page = rebuild_page(site, token, limit=20)
-            token, queued = page.next_page_token, queued + page.queued
-            counted_again += page.aggregated
-        return queued, counted_again
+            chunk = rebuild_chunk(site, token, limit=20)
+            token, queued = chunk.next_page_token, queued + chunk.queued
+            aggregated_again += chunk.aggregated
+        return queued, aggregated_again
 
     with ThreadPoolExecutor(2) as threads:
         done = [one.result() for one in [threads.submit(call) for _ in range(2)]]
@@ -132,7 +134,7 @@ def test_a_new_session_timeout_holds_for_what_was_before(hands: Hands) -> None:
 
 
 def test_batches_that_come_in_meanwhile_do_not_keep_it_from_ending(hands: Hands) -> None:
-    """One comes in before every page of one batch; nothing of them is counted before the rebuild's own are."""
+    """One comes in before every chunk of one batch; nothing of them is aggregated before the rebuild's own are."""
     events, arriving = made_up(18, visitors=5, events=40), made_up(19, visitors=5, events=60)
     site = sent(hands, "rebuild-arrivals", events)
     batches = len(hands.connection.execute(
@@ -145,7 +147,7 @@ def test_batches_that_come_in_meanwhile_do_not_keep_it_from_ending(hands: Hands)
         site.send(batch_of([next(late)]))
         hands.rebuild_chunk(site, number, limit=1)
         queueing += 1
-    # Its own batches, the one that was pending at first, and the page that finds no more.
+    # Its own batches, the one that was pending at first, and the chunk that finds no more.
     assert queueing <= batches + 2
     left = list(late)
     while hands.rebuild_chunk(site, number, limit=5).has_more:
@@ -155,24 +157,24 @@ def test_batches_that_come_in_meanwhile_do_not_keep_it_from_ending(hands: Hands)
 
 
 def test_only_what_was_counted_is_pending_meanwhile(hands: Hands) -> None:
-    """Events that have gone, fallen out or not been counted yet are not queued, so that pending_events is right."""
+    """Events that have gone, fallen out or not been aggregated yet are not queued, so that pending_events is right."""
     events = made_up(20, visitors=5, events=90)
-    site = sent(hands, "rebuild-holes", events, lanes=1)
+    site = sent(hands, "rebuild-holes", events, partitions=1)
     gone = sorted(event.occurred_at for event in events)[30]
     clean_up(hands.connection, hands.site_id(site), instant_of(gone))
     midnight = (gone // DAY + 1) * DAY
     site.send(batch_of(made_up(21, visitors=2, events=7)))
-    counted_again = sum(event.occurred_at >= midnight for event in events)
-    page = hands.rebuild_chunk(site)
-    assert page.queued == page.remaining == counted_again
-    assert metadata_of(site).pending_events == counted_again + 7
-    while hands.rebuild_chunk(site, page.number).has_more:
+    aggregated_again = sum(event.occurred_at >= midnight for event in events)
+    chunk = hands.rebuild_chunk(site)
+    assert chunk.queued == chunk.remaining == aggregated_again
+    assert metadata_of(site).pending_events == aggregated_again + 7
+    while hands.rebuild_chunk(site, chunk.number).has_more:
         pass
     assert metadata_of(site).pending_events == 7
 
 
 def test_the_end_of_one_rebuild_is_not_that_of_the_next(hands: Hands) -> None:
-    """A caller who counted the last replay may be overtaken by others, who end the rebuild and begin another."""
+    """A caller who aggregated the last replay may be overtaken by others, who end the rebuild and begin another."""
     events = made_up(22, visitors=5, events=40)
     site = sent(hands, "rebuild-overtaken", events)
     number = hands.rebuild_chunk(site).number
@@ -180,15 +182,15 @@ def test_the_end_of_one_rebuild_is_not_that_of_the_next(hands: Hands) -> None:
         hands.rebuild_chunk(site, number)
 
     class Overtaken(Aggregator):
-        """Others go on between its page and what the caller does next."""
+        """Others go on between its chunk and what the caller does next."""
 
         def run_site_once(self, *arguments: Any, **options: Any) -> Page:
-            page = super().run_site_once(*arguments, **options)
+            chunk = super().run_site_once(*arguments, **options)
             while hands.rebuild_chunk(site, number).has_more:
                 pass
             begun.append(hands.rebuild_chunk(site).number)
             hands.connection.execute("DELETE FROM pending_batches WHERE site_id = %s", (hands.site_id(site),))
-            return page
+            return chunk
 
     begun: list[int] = []
     rebuild.run_once(hands.connection, Overtaken(hands.numbers), hands.site_id(site), LATER, 1_000, number)

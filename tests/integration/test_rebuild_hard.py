@@ -1,4 +1,4 @@
-"""`footfall rebuild` where it is hard: old raw events gone, events that cannot be counted, everybody busy."""
+"""`footfall rebuild` where it is hard: old raw events gone, events that cannot be aggregated, everybody busy."""
 
 import os
 import threading
@@ -33,7 +33,7 @@ from tests.support.traffic import (
     metadata_of,
     overlapping,
     send_all,
-    until_counted,
+    until_aggregated,
 )
 from tests.support.upkeep import compact
 
@@ -108,18 +108,18 @@ def test_what_has_no_raw_events_stays_and_nothing_is_counted_twice(hands: Hands,
 
 
 def test_an_event_that_waits_goes_on_in_a_session_that_stays(hands: Hands) -> None:
-    """It is counted after everything that is counted again, so that it may join what stays and what was made anew."""
+    """It is aggregated after the replayed events, so that it may join what stays and what was made anew."""
     horizon = START + 2 * DAY
     stays, anew, waits = (
         replace(event, visitor_id="ann", session_id="", type="pageview", name="", occurred_at=horizon + minute * MINUTE)
         for event, minute in zip(made_up(55, visitors=1, events=3), (-5, 45, 20), strict=True)
     )
     stays_on = replace(stays, event_id="00000000-0000-7000-8000-000000000055", occurred_at=horizon + MINUTE)
-    site = sent(hands, "rebuild-waits", [stays, stays_on, anew], lanes=1)
+    site = sent(hands, "rebuild-waits", [stays, stays_on, anew], partitions=1)
     compact(site)
     clean_up(hands.connection, hands.site_id(site), instant_of(horizon - HOUR))
     site.send(batch_of([waits]))
-    assert sum(page.queued for page in rebuilt(site)) == 2
+    assert sum(chunk.queued for chunk in rebuilt(site)) == 2
     site.aggregate()
     assert hands.tables(site) == expected_tables(Recount([stays, stays_on, anew, waits], SESSION_TIMEOUT))
 
@@ -129,8 +129,8 @@ def answers_of(site: FootfallSite, span: tuple[int, int]) -> list[object]:
     return [answered for _, _, answered in site.compare(Recount([], SESSION_TIMEOUT), *span)]
 
 
-def test_an_event_that_cannot_be_counted_again_is_set_aside_alone(hands: Hands) -> None:
-    """After its three attempts the rebuild ends, all others are counted, and those that came meanwhile too; the next
+def test_an_event_that_cannot_be_aggregated_again_becomes_a_dead_letter_alone(hands: Hands) -> None:
+    """After its three attempts the rebuild ends, all others are aggregated, and those that came meanwhile too; the next
     rebuild leaves it where it is."""
     events = made_up(52, visitors=8, events=150)
     bad = replace(events[0], event_id="00000000-0000-7000-8000-000000000052", visitor_id="nobody", path=POISON)
@@ -145,28 +145,28 @@ def test_an_event_that_cannot_be_counted_again_is_set_aside_alone(hands: Hands) 
         """
     )
     try:
-        now, page = LATER, hands.rebuild_chunk(site, limit=40)
+        now, chunk = LATER, hands.rebuild_chunk(site, limit=40)
         site.send(batch_of(meanwhile))
         for _ in range(200):
-            if not page.has_more:
+            if not chunk.has_more:
                 break
-            page = hands.rebuild_chunk(site, page.number, limit=40, now=now)
+            chunk = hands.rebuild_chunk(site, chunk.number, limit=40, now=now)
             now += timedelta(seconds=1)
-        assert not page.has_more
+        assert not chunk.has_more
     finally:
         hands.connection.execute("DROP TRIGGER poison ON sessions; DROP FUNCTION refuse_poison()")
     metadata = metadata_of(site)
     assert (metadata.failed_events, metadata.pending_events) == (1, len(meanwhile))
     site.aggregate()
-    assert_recounts(site, events + meanwhile, not_counted=[bad])
+    assert_recounts(site, events + meanwhile, not_aggregated=[bad])
     assert sum(one.queued for one in rebuilt(site)) == len(events + meanwhile)
     assert metadata_of(site).failed_events == 1
-    assert_recounts(site, events + meanwhile, not_counted=[bad])
+    assert_recounts(site, events + meanwhile, not_aggregated=[bad])
 
 
 @pytest.fixture(scope="module")
 def busy(postgres_url: str, open_folder: Path) -> Iterator[Suite]:
-    """A suite that aggregates and folds by itself, in two admin processes."""
+    """A suite that aggregates and compacts by itself, in two admin processes."""
     with ExitStack() as stack:
         url = stack.enter_context(database_on(postgres_url))
         environment = {**os.environ, "FOOTFALL_DATABASE_URL": url}
@@ -179,7 +179,7 @@ def busy(postgres_url: str, open_folder: Path) -> Iterator[Suite]:
 
 
 class Reading(threading.Thread):
-    """Asks for a site's overview, over and over: whenever it is said to be exact, every event is counted or pending."""
+    """Asks for a site's overview, over and over: whenever it is exact, every event is aggregated or pending."""
 
     def __init__(self, site: FootfallSite) -> None:
         super().__init__()
@@ -203,7 +203,7 @@ class Reading(threading.Thread):
 
 
 def test_a_rebuild_under_load_ends_in_the_recount(busy: Suite) -> None:
-    """Two admin processes aggregate and fold, ingest goes on all the while, several rebuilds after one another."""
+    """Two admin processes aggregate and compact, ingest goes on all the while, several rebuilds after one another."""
     site = FootfallSite(busy, "busy", rollup_shard_count=4)
     events = made_up(54, visitors=30, events=1_200)
     sendings = [
@@ -219,7 +219,7 @@ def test_a_rebuild_under_load_ends_in_the_recount(busy: Suite) -> None:
         assert code == 0, output
         rounds += 1
     sending.join()
-    until_counted(site)
+    until_aggregated(site)
     reading.finish(len(events))
     assert_recounts(site, events)
     with hands_on(busy) as hands:

@@ -56,7 +56,7 @@ class Cleaned(NamedTuple):
 
 @pytest.fixture(scope="module", params=CASES)
 def cleaned(suite: Suite, database: psycopg.Connection[Any], request: pytest.FixtureRequest) -> Cleaned:
-    """Some days of traffic, folded and cleaned up; then some more of it came, which is not folded."""
+    """Some days of traffic, compacted and cleaned up; then some more of it came, which is not compacted."""
     raw, hours, days = (None if at is None else instant_of(at) for at in CASES[request.param])
     site = FootfallSite(suite, "retention", rollup_shard_count=3)
     events = [with_plan(event) for event in made_up(5, visitors=12, events=360)]

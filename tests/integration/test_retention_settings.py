@@ -24,7 +24,7 @@ Connection = psycopg.Connection[Any]
 
 @pytest.fixture
 def site(suite: Suite) -> FootfallSite:
-    """A site with a few days of traffic, counted and folded, all of it kept."""
+    """A site with a few days of traffic, aggregated and compacted, all of it kept."""
     made = FootfallSite(suite, "retention")
     made.send(batch_of(made_up(531, visitors=4, events=40)))
     made.aggregate()

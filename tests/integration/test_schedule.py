@@ -30,13 +30,13 @@ def bench(postgres_url: str) -> Iterator[Bench]:
             opened.close()
 
 
-def ticking(bench: Bench, page: Callable[[Connection, int], Done], name: str = "fold") -> Job:
-    """A job on all sites whose page is the test's."""
-    return Job(name, 1.0, lambda _: list(SITES), page)
+def ticking(bench: Bench, chunk: Callable[[Connection, int], Done], name: str = "fold") -> Job:
+    """A job on all sites whose chunk is the test's."""
+    return Job(name, 1.0, lambda _: list(SITES), chunk)
 
 
 def test_a_run_of_each_job_does_its_work_and_is_told(bench: Bench) -> None:
-    """Aggregate, fold, retry, cleanup and prune, one after another; by site, and prune for all of them."""
+    """Aggregation, compaction, retry, cleanup and prune, one after another; by site, and prune for all of them."""
     schedule = bench.schedule()
     bench.add(1, 20)
     bench.add(2, 10)
@@ -75,11 +75,11 @@ def test_a_run_ends_after_its_pages_and_the_next_one_goes_on(bench: Bench) -> No
     """However much there is to do."""
     calls: list[int] = []
 
-    def page(_: Connection, site_id: int) -> Done:
+    def chunk(_: Connection, site_id: int) -> Done:
         calls.append(site_id)
         return Done(1, True)
 
-    schedule = bench.schedule(pages=7, made=[ticking(bench, page)])
+    schedule = bench.schedule(chunks=7, made=[ticking(bench, chunk)])
     for run in range(1, 4):
         schedule.run_once("fold")
         assert len(calls) == 7 * run
@@ -88,15 +88,15 @@ def test_a_run_ends_after_its_pages_and_the_next_one_goes_on(bench: Bench) -> No
 
 
 def test_a_run_ends_after_its_time_and_sites_take_turns(bench: Bench) -> None:
-    """A run with time for one page only: the next run is for the next site, though the first has more to do."""
+    """A run with time for one chunk only: the next run is for the next site, though the first has more to do."""
     calls: list[int] = []
 
-    def page(connection: Connection, site_id: int) -> Done:
+    def chunk(connection: Connection, site_id: int) -> Done:
         calls.append(site_id)
         connection.execute("SELECT pg_sleep(0.02)")
         return Done(1, True)
 
-    schedule = bench.schedule(seconds=0.01, made=[ticking(bench, page)])
+    schedule = bench.schedule(seconds=0.01, made=[ticking(bench, chunk)])
     for _ in range(6):
         schedule.run_once("fold")
     assert calls == [1, 2, 3, 1, 2, 3]
@@ -117,14 +117,14 @@ def test_a_site_that_fails_does_not_hold_up_the_others_and_its_error_is_told(ben
         """
     )
     schedule.run_once("fold")
-    unfolded = "SELECT DISTINCT site_id FROM rollup_shards WHERE shard > 0"
-    assert bench.connection.execute(unfolded).fetchall() == [(2,)]
+    uncompacted = "SELECT DISTINCT site_id FROM rollup_shards WHERE shard > 0"
+    assert bench.connection.execute(uncompacted).fetchall() == [(2,)]
     assert "not this one" in bench.told(2)["fold"].error
     assert bench.told(1)["fold"].error == bench.told(3)["fold"].error == ""
     bench.connection.execute("DROP TRIGGER refuse ON rollup_shards")
     bench.now += timedelta(seconds=2)
     schedule.run_once("fold")
-    assert bench.connection.execute(unfolded).fetchall() == []
+    assert bench.connection.execute(uncompacted).fetchall() == []
     assert bench.told(2)["fold"].error == ""
 
 
@@ -162,9 +162,9 @@ def test_one_process_at_a_time_does_a_job_of_a_site(bench: Bench, name: str) -> 
     assert bench.told(2)[name].rows >= 5
 
 
-def test_two_processes_at_once_count_fold_and_clean_up_everything_once(bench: Bench) -> None:
+def test_two_processes_at_once_aggregate_compact_and_clean_up_everything_once(bench: Bench) -> None:
     """Both at every job at the same time: what they tell adds up to what there was."""
-    one, two = bench.schedule(pages=40), bench.schedule(pages=40)
+    one, two = bench.schedule(chunks=40), bench.schedule(chunks=40)
     for site_id in SITES:
         bench.add(site_id, 300)
     with ThreadPoolExecutor() as pool:
@@ -186,14 +186,14 @@ def test_a_connection_that_is_lost_ends_the_run_and_the_next_one_goes_on(bench: 
     """What was done before is told, and so is what it ended with."""
     killed: list[int] = []
 
-    def page(connection: Connection, site_id: int) -> Done:
+    def chunk(connection: Connection, site_id: int) -> Done:
         if site_id == 2 and not killed:
             killed.append(site_id)
             bench.connection.execute("SELECT pg_terminate_backend(%s, 10000)", (connection.info.backend_pid,))
         connection.execute("SELECT 1")
         return Done(1, False)
 
-    schedule = bench.schedule(made=[ticking(bench, page)])
+    schedule = bench.schedule(made=[ticking(bench, chunk)])
     schedule.run_once("fold")
     assert bench.told(1)["fold"].rows == 1
     assert bench.told(2)["fold"].error != ""
@@ -205,7 +205,7 @@ def test_a_connection_that_is_lost_ends_the_run_and_the_next_one_goes_on(bench: 
 
 
 def test_a_poisoned_batch_of_one_site_leaves_the_others_counted(bench: Bench) -> None:
-    """The aggregate job takes it apart within its runs and tells what it counted and set aside."""
+    """The aggregate job takes it apart within its runs and tells what it aggregated and what became a dead letter."""
     bench.connection.execute(
         f"""
         CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'poison'; END $$;
@@ -230,12 +230,12 @@ def test_runs_within_a_minute_are_told_as_one(bench: Bench) -> None:
     that finds nothing to do has none."""
     outcome: list[Done | Exception] = [Done(2, False)]
 
-    def page(_: Connection, site_id: int) -> Done:
+    def chunk(_: Connection, site_id: int) -> Done:
         if isinstance(outcome[0], Exception):
             raise outcome[0]
         return outcome[0] if site_id == 1 else Done(0, False)
 
-    schedule = bench.schedule(made=[ticking(bench, page)])
+    schedule = bench.schedule(made=[ticking(bench, chunk)])
     for _ in range(90):
         schedule.run_once("fold")
         bench.now += timedelta(seconds=1)

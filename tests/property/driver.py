@@ -15,7 +15,7 @@ from tests.oracle.raw_events import DAY, RawEvent, stored_id
 from tests.oracle.recount import Recount
 from tests.oracle.tables import Tables, expected_tables, stored_tables
 from tests.property.requests import duration, request_of
-from tests.property.streams import Aggregate, Ask, ChangeLanes, Compact, Rebuild, Send, Step, Stream, whole
+from tests.property.streams import Aggregate, Ask, ChangePartitions, Compact, Rebuild, Send, Step, Stream, whole
 from tests.support import upkeep
 from tests.support.footfall_site import FootfallSite, time_range
 from tests.support.hands import LATER, Hands
@@ -33,7 +33,7 @@ class PlayedSite:
 
     def __init__(self, hands: Hands, stream: Stream, **settings: Any) -> None:
         self.hands, self.stream = hands, stream
-        settings |= {"session_timeout": duration(stream.timeout), "rollup_shard_count": stream.lanes}
+        settings |= {"session_timeout": duration(stream.timeout), "rollup_shard_count": stream.partitions}
         self.site = FootfallSite(hands.suite, "law", **settings)
         self.site_id = hands.site_id(self.site)
         self.accepted: dict[UUID, RawEvent] = {}
@@ -56,8 +56,8 @@ class PlayedSite:
                 self.compact(step.limit)
             case Rebuild():
                 self.rebuild(step.limit)
-            case ChangeLanes():
-                self.change_lanes(step.lanes)
+            case ChangePartitions():
+                self.change_partitions(step.partitions)
             case Ask():
                 self.check_answers([step.span])
 
@@ -72,25 +72,25 @@ class PlayedSite:
         self.accepted |= new
 
     def aggregate(self, limit: int, *, by_rpc: bool = False) -> int:
-        """One page of aggregation; how many events it counted."""
+        """One chunk of aggregation; how many events it took."""
         if by_rpc:
             request = admin_pb2.AggregatePendingRequest(site=self.site.slug, limit=limit)
             answer = self.site.operator.AggregatePending(request, metadata=self.site.as_admin)
             assert answer.failed == 0
             aggregated: int = answer.aggregated
             return aggregated
-        page = self.hands.aggregator.run_site_once(self.hands.connection, self.site_id, LATER, limit)
-        assert page.failed == 0
-        return page.aggregated
+        chunk = self.hands.aggregator.run_site_once(self.hands.connection, self.site_id, LATER, limit)
+        assert chunk.failed == 0
+        return chunk.aggregated
 
     def rebuild(self, limit: int) -> bool:
-        """One page of a rebuild; whether it needs another."""
+        """One chunk of a rebuild; whether it needs another."""
         request = admin_pb2.RebuildSiteRequest(site=self.site.slug, limit=limit, page_token=self._rebuild)
-        page = self.site.operator.RebuildSite(request, metadata=self.site.as_admin)
-        assert page.failed == 0
-        assert page.has_more == (page.next_page_token != "")
-        self._rebuild = page.next_page_token
-        return page.has_more
+        chunk = self.site.operator.RebuildSite(request, metadata=self.site.as_admin)
+        assert chunk.failed == 0
+        assert chunk.has_more == (chunk.next_page_token != "")
+        self._rebuild = chunk.next_page_token
+        return chunk.has_more
 
     def finish_rebuild(self, limit: int = 1_000) -> None:
         """The rest of the rebuild under way, if there is one."""
@@ -113,14 +113,14 @@ class PlayedSite:
         assert self.tables() == before
         return compacted
 
-    def change_lanes(self, lanes: int) -> None:
-        """A new number of lanes, and a write key that no process has cached with an older one."""
-        changed = admin_pb2.Site(slug=self.site.slug, settings=admin_pb2.SiteSettings(rollup_shard_count=lanes))
+    def change_partitions(self, partitions: int) -> None:
+        """A new number of partitions, and a write key that no process has cached with an older one."""
+        changed = admin_pb2.Site(slug=self.site.slug, settings=admin_pb2.SiteSettings(rollup_shard_count=partitions))
         mask = field_mask_pb2.FieldMask(paths=["settings.rollup_shard_count"])
         update = admin_pb2.UpdateSiteRequest(site=changed, update_mask=mask)
         self.site.operator.UpdateSite(update, metadata=self.site.as_admin)
         request = admin_pb2.CreateApiKeyRequest(
-            site=self.site.slug, kind=admin_pb2.API_KEY_KIND_WRITE, name=f"{lanes} lanes"
+            site=self.site.slug, kind=admin_pb2.API_KEY_KIND_WRITE, name=f"{partitions} partitions"
         )
         made = self.site.operator.CreateApiKey(request, metadata=self.site.as_admin)
         self._keys.append((("x-write-key", made.key),))
@@ -190,7 +190,7 @@ class PlayedSite:
 
 
 def play(hands: Hands, streams: Sequence[Stream], history: Sequence[Step]) -> list[PlayedSite]:
-    """Plays the history on fresh sites; what is pending or unfolded at its end is left so; a rebuild is finished."""
+    """Plays the history on fresh sites and finishes a rebuild; what is pending or not compacted is left so."""
     sites = [PlayedSite(hands, stream) for stream in streams]
     for step in history:
         sites[step.site].do(step)

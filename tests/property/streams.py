@@ -1,4 +1,4 @@
-"""Random streams of events, and random histories in which they are delivered, aggregated and folded."""
+"""Random streams of events, and random histories in which they are delivered, aggregated and compacted."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,13 +31,13 @@ class Stream:
 
     events: tuple[RawEvent, ...]
     timeout: int
-    lanes: int
+    partitions: int
     """`rollup_shard_count` at first."""
 
 
 @dataclass(frozen=True)
 class Send:
-    """A batch arrives, sent with one of the site's write keys (the later ones know later numbers of lanes)."""
+    """A batch arrives, sent with one of the site's write keys (the later ones know later numbers of partitions)."""
 
     site: int
     events: tuple[RawEvent, ...]
@@ -47,7 +47,7 @@ class Send:
 
 @dataclass(frozen=True)
 class Aggregate:
-    """One page of aggregation, in this process or in the admin service."""
+    """One chunk of aggregation, in this process or in the admin service."""
 
     site: int
     limit: int
@@ -56,7 +56,7 @@ class Aggregate:
 
 @dataclass(frozen=True)
 class Compact:
-    """One page of folding."""
+    """One chunk of compaction."""
 
     site: int
     limit: int
@@ -64,31 +64,31 @@ class Compact:
 
 @dataclass(frozen=True)
 class Rebuild:
-    """One page of a rebuild: of the one under way, or the first of a new one."""
+    """One chunk of a rebuild: of the one under way, or the first of a new one."""
 
     site: int
     limit: int
 
 
 @dataclass(frozen=True)
-class ChangeLanes:
-    """The site's number of lanes changes, whatever is pending."""
+class ChangePartitions:
+    """The site's number of partitions changes, whatever is pending."""
 
     site: int
-    lanes: int
+    partitions: int
 
 
 @dataclass(frozen=True)
 class Ask:
-    """Every report and list is asked for a range, whatever is pending or unfolded."""
+    """Every report and list is asked for a range, whatever is pending or not compacted."""
 
     site: int
     span: tuple[int, int]
 
 
-Step = Send | Aggregate | Compact | Rebuild | ChangeLanes | Ask
+Step = Send | Aggregate | Compact | Rebuild | ChangePartitions | Ask
 
-lanes = st.integers(1, 8)
+partitions = st.integers(1, 8)
 limits = st.sampled_from((1, 2, 3, 7, 1_000))
 timeouts = st.sampled_from((30 * MINUTE, SECOND, HOUR, 5 * HOUR, 2 * DAY))
 paths = st.sampled_from(("/", "", "/a", "/b"))
@@ -179,7 +179,7 @@ def streams(draw: st.DrawFn, *, most: int = 20, midnights: Sequence[int] = MIDNI
     return Stream(
         tuple(draw(events_of(cast, number, at)) for number, at in zip(numbers, instants, strict=True)),
         timeout,
-        draw(lanes),
+        draw(partitions),
     )
 
 
@@ -204,12 +204,12 @@ def whole(stream: Stream) -> tuple[int, int]:
 
 @st.composite
 def histories(draw: st.DrawFn, sites: list[Stream], *, asks: int = 2, most_duplicates: int = 5) -> list[Step]:
-    """Any order, any batches, some of it again, and pages of aggregation and folding in between."""
+    """Any order, any batches, some of it again, and chunks of aggregation and compaction in between."""
     order = draw(st.permutations([(site, event) for site, stream in enumerate(sites) for event in stream.events]))
     again = st.tuples(st.sampled_from(order), st.integers(0, len(order)))
     for delivery, place in draw(st.lists(again, max_size=most_duplicates)):
         order.insert(place, delivery)
-    actions = ("hold", "hold", "send", "aggregate", "aggregate", "fold", "lanes", "ask", "rebuild")
+    actions = ("hold", "hold", "send", "aggregate", "aggregate", "compact", "partitions", "ask", "rebuild")
     waiting: list[list[RawEvent]] = [[] for _ in sites]
     steps: list[Step] = []
 
@@ -225,12 +225,12 @@ def histories(draw: st.DrawFn, sites: list[Stream], *, asks: int = 2, most_dupli
             flush(site)
         if action == "aggregate":
             steps.append(Aggregate(site, draw(limits), draw(st.booleans())))
-        elif action == "fold":
+        elif action == "compact":
             steps += [Aggregate(site, draw(limits), by_rpc=False), Compact(site, draw(limits))]
         elif action == "rebuild":
             steps += [Rebuild(site, limit) for limit in draw(st.lists(limits, min_size=1, max_size=4))]
-        elif action == "lanes":
-            steps.append(ChangeLanes(site, draw(lanes)))
+        elif action == "partitions":
+            steps.append(ChangePartitions(site, draw(partitions)))
         elif action == "ask" and sum(isinstance(step, Ask) for step in steps) < asks:
             steps.append(Ask(site, draw(st.one_of(st.just(whole(sites[site])), spans(sites[site])))))
     for site in range(len(sites)):

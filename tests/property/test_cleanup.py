@@ -17,7 +17,7 @@ from tests.property.streams import Stream, histories, limits, spans, streams, wh
 from tests.support.cuts import Scissors, cut_everywhere
 from tests.support.footfall_site import metrics_of, time_range
 from tests.support.hands import Hands
-from tests.support.upkeep import cleanup_page, counts_of, everything, instant, keep_all
+from tests.support.upkeep import cleanup_chunk, counts_of, everything, instant, keep_all
 
 retentions = st.sampled_from((1, 2, 3, 10))
 Span = tuple[int, int]
@@ -75,13 +75,13 @@ def check_span(site: PlayedSite, asked: Span) -> tuple[Span, list[Any]]:
 def test_reports_over_what_remains_do_not_change_and_others_say_what_they_are_of(
     hands: Hands, data: st.DataObject, stream: Stream
 ) -> None:
-    """Between any two pages of any sizes, with events pending and deltas unfolded: every report is the recount of
+    """Between any two chunks of any sizes, with events pending and deltas not compacted: every report is the recount of
     the range that it says it is of, and a range behind all cut-offs is answered as it was asked."""
     [site] = play(hands, [stream], data.draw(histories([stream], asks=0), label="history"))
-    if data.draw(st.booleans(), label="all counted"):
+    if data.draw(st.booleans(), label="all aggregated"):
         site.drain()
-    for _ in range(data.draw(st.integers(0, 12), label="folds")):
-        site.compact(data.draw(limits, label="fold"))
+    for _ in range(data.draw(st.integers(0, 12), label="compactions")):
+        site.compact(data.draw(limits, label="chunk"))
     raw, hourly = data.draw(retentions, label="raw"), data.draw(retentions, label="hourly")
     daily = data.draw(st.one_of(st.none(), retentions), label="daily")
     keep_all(site.site, raw, hourly, daily)
@@ -94,11 +94,11 @@ def test_reports_over_what_remains_do_not_change_and_others_say_what_they_are_of
     assert [span for span, _ in before] == asked
     events, pending = site.site.events(), site.pending()
     promised = now - min(days for days in (raw, hourly, daily) if days is not None) * DAY
-    token, has_more, pages = "", True, 0
+    token, has_more, chunks = "", True, 0
     while has_more:
-        page = cleanup_page(site.site, now, limit=data.draw(limits, label="page"), token=token)
-        token, has_more, pages = page.next_page_token, page.has_more, pages + 1
-        assert pages < 2_000
+        chunk = cleanup_chunk(site.site, now, limit=data.draw(limits, label="chunk"), token=token)
+        token, has_more, chunks = chunk.next_page_token, chunk.has_more, chunks + 1
+        assert chunks < 2_000
         for span, (_, answers) in zip(asked, before, strict=True):
             remaining, now_answered = check_span(site, span)
             if span[0] >= promised:
@@ -106,7 +106,7 @@ def test_reports_over_what_remains_do_not_change_and_others_say_what_they_are_of
             if remaining == span:
                 # The overview and the tops are what they were, to the byte.
                 assert [now_answered[0], *now_answered[3:]] == [answers[0], *answers[3:]]
-        if pages % 7 == 0 and data.draw(st.booleans(), label="fold between"):
+        if chunks % 7 == 0 and data.draw(st.booleans(), label="compact between"):
             compact.run_once(hands.connection, site.site_id, 3)
     # Lists show all that was not to go, newest first, and what is pending stays pending.
     assert site.pending() == pending
@@ -120,18 +120,18 @@ def test_reports_over_what_remains_do_not_change_and_others_say_what_they_are_of
 @given(data=st.data(), stream=streams(most=7))
 @examples(0.04)
 def test_a_cleanup_cut_after_any_statement_deletes_nothing(hands: Hands, data: st.DataObject, stream: Stream) -> None:
-    """Until its COMMIT every row and floor of a page is as it was; the next try deletes what that one would have."""
+    """Until its COMMIT every row and floor of a chunk is as it was; the next try deletes what that one would have."""
     [site] = play(hands, [stream], data.draw(histories([stream], asks=0), label="history"))
     site.drain()
-    if data.draw(st.booleans(), label="folded"):
+    if data.draw(st.booleans(), label="compacted"):
         site.compact_all()
     keep_all(site.site, 1, 2, 3)
     now = whole(stream)[1] + data.draw(st.integers(0, 4), label="days") * DAY
     for limit in (data.draw(st.sampled_from((1, 3, 7, 50))), 20_000):
         run = partial(_cleanup, site, now, limit)
         assert cut_everywhere(hands.suite.database_url, run, lambda: everything(hands.connection, site.site_id)) >= 3
-    assert not cleanup_page(site.site, now, limit=1).has_more
-    assert sum(counts_of(cleanup_page(site.site, now)).values()) == 0
+    assert not cleanup_chunk(site.site, now, limit=1).has_more
+    assert sum(counts_of(cleanup_chunk(site.site, now)).values()) == 0
     check_span(site, whole(stream))
 
 

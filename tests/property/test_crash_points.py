@@ -30,7 +30,7 @@ few = streams(most=7)
 def test_a_worker_cut_after_any_statement_leaves_nothing_behind(
     hands: Hands, data: st.DataObject, stream: Stream
 ) -> None:
-    """Until its COMMIT nothing of a page is there, all of it is still pending, and the next try counts it once."""
+    """Until its COMMIT nothing of a chunk is there, all of it is still pending, and the next try aggregates it once."""
     [site] = play(hands, [stream], data.draw(histories([stream], asks=0), label="history"))
     while site.pending():
         aggregate = partial(_aggregate, site, data.draw(limits, label="limit"))
@@ -42,16 +42,16 @@ def test_a_worker_cut_after_any_statement_leaves_nothing_behind(
 
 @given(data=st.data(), stream=few)
 @examples(0.06)
-def test_a_fold_cut_after_any_statement_leaves_nothing_behind(
+def test_a_compaction_cut_after_any_statement_leaves_nothing_behind(
     hands: Hands, data: st.DataObject, stream: Stream
 ) -> None:
-    """Until its COMMIT every delta is unfolded and every answer as before; the next try folds it once."""
+    """Until its COMMIT every delta is there and every answer as before; the next try takes it once."""
     [site] = play(hands, [stream], data.draw(histories([stream], asks=0), label="history"))
     site.drain()
     before = site.tables()
     for _ in range(3):
-        fold = partial(_fold, site, data.draw(limits, label="limit"))
-        assert cut_everywhere(hands.suite.database_url, fold, lambda: _rows(site, "rollup_shards")) >= 1
+        chunk = partial(_compact, site, data.draw(limits, label="limit"))
+        assert cut_everywhere(hands.suite.database_url, chunk, lambda: _rows(site, "rollup_shards")) >= 1
         assert site.tables() == before
     site.check([data.draw(spans(stream), label="span")])
 
@@ -61,26 +61,28 @@ def test_a_fold_cut_after_any_statement_leaves_nothing_behind(
 def test_a_rebuild_cut_after_any_statement_goes_on_where_it_was(
     hands: Hands, data: st.DataObject, stream: Stream
 ) -> None:
-    """A page of queueing or clearing leaves nothing behind until its COMMIT; one of counting leaves nothing half done.
-    The next page goes on, and everything is counted once."""
+    """A chunk of queueing or clearing leaves nothing behind until its COMMIT; one of aggregation, nothing half done.
+    The next chunk goes on, and everything is aggregated once."""
     [site] = play(hands, [stream], data.draw(histories([stream], asks=0), label="history"))
     limit = data.draw(st.sampled_from((60, 1_000)), label="limit")
-    pages: list[rebuild.Page] = []
+    chunks: list[rebuild.Page] = []
 
-    def rebuild_page(scissors: Scissors) -> None:
-        number = pages[-1].number if pages else None
+    def rebuild_chunk(scissors: Scissors) -> None:
+        number = chunks[-1].number if chunks else None
         with scissors.connection() as connection:
-            pages.append(rebuild.run_once(connection, hands.aggregator, site.site_id, LATER, limit, number))
+            chunks.append(rebuild.run_once(connection, hands.aggregator, site.site_id, LATER, limit, number))
 
     derived = ("rebuilds", "pending_batches", "visitors", "sessions", "rollup_shards")
-    while not pages or site.clearing():
-        cuts = cut_everywhere(hands.suite.database_url, rebuild_page, lambda: [_rows(site, table) for table in derived])
+    while not chunks or site.clearing():
+        cuts = cut_everywhere(
+            hands.suite.database_url, rebuild_chunk, lambda: [_rows(site, table) for table in derived]
+        )
         assert cuts >= 4
     statements = 0
-    while pages[-1].has_more:
+    while chunks[-1].has_more:
         statements += 1
         with suppress(*DatabaseFault):
-            rebuild_page(Scissors(hands.suite.database_url, statements))
+            rebuild_chunk(Scissors(hands.suite.database_url, statements))
         site.check_tables()
     assert _rows(site, "rebuilds")[0][2] == 4
     site.drain()
@@ -92,7 +94,7 @@ def test_a_rebuild_cut_after_any_statement_goes_on_where_it_was(
 def test_an_ingest_transaction_cut_after_any_statement_stores_nothing(
     hands: Hands, data: st.DataObject, stream: Stream, others: Stream
 ) -> None:
-    """Two calls of two sites in one group: until COMMIT neither is stored and no key is armed, so that sending again
+    """Two calls of two sites in one group: until COMMIT neither is stored and no key is reserved, so that sending again
     is no duplicate; after a COMMIT whose answer was lost, all of it is."""
     sites = [PlayedSite(hands, stream), PlayedSite(hands, others)]
     history = data.draw(histories([site.stream for site in sites], asks=0), label="history")
@@ -126,11 +128,11 @@ def test_an_ingest_transaction_cut_after_any_statement_stores_nothing(
 
 def _aggregate(site: PlayedSite, limit: int, scissors: Scissors) -> None:
     with scissors.connection() as connection:
-        page = site.hands.aggregator.run_site_once(connection, site.site_id, LATER, limit)
-        assert page.failed == 0
+        chunk = site.hands.aggregator.run_site_once(connection, site.site_id, LATER, limit)
+        assert chunk.failed == 0
 
 
-def _fold(site: PlayedSite, limit: int, scissors: Scissors) -> None:
+def _compact(site: PlayedSite, limit: int, scissors: Scissors) -> None:
     with scissors.connection() as connection:
         compact.run_once(connection, site.site_id, limit)
 

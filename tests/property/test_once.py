@@ -43,20 +43,20 @@ def resendings(draw: st.DrawFn, stream: Stream) -> list[tuple[int, list[list[Raw
 
 @given(data=st.data(), stream=streams(most=5))
 @examples(0.06)
-def test_a_key_is_armed_for_the_retention_and_then_armed_again(
+def test_a_key_is_reserved_for_the_retention_and_then_reserved_again(
     hands: Hands, data: st.DataObject, stream: Stream
 ) -> None:
     """Within one call, across the calls of a group and across groups; an expired key counts as new, and from then on
     it is known again for the whole retention."""
     site = PlayedSite(hands, stream, dedupe_retention=duration(RETENTION))
     known = find_site(hands.connection, site.site.slug)
-    armed_until: dict[str, datetime] = {}
+    reserved_until: dict[str, datetime] = {}
     now, total = START, 0
     db = Database(hands.suite.database_url, application="property tests", pool_size=1)
     commit = DatabaseCommit(db, lambda: now)
     for pause, calls in data.draw(resendings(stream), label="groups"):
         now += timedelta(microseconds=pause)
-        expected = [_accepted(call, armed_until, now) for call in calls]
+        expected = [_accepted(call, reserved_until, now) for call in calls]
         group = []
         for call in calls:
             rows, errors = to_rows(request_of(call), known, datetime.now(UTC))
@@ -71,11 +71,11 @@ def test_a_key_is_armed_for_the_retention_and_then_armed_again(
     assert len(site.site.events()) == total
 
 
-def _accepted(call: Sequence[RawEvent], armed_until: dict[str, datetime], now: datetime) -> int:
-    """How many of the call's events are new; arms their keys."""
+def _accepted(call: Sequence[RawEvent], reserved_until: dict[str, datetime], now: datetime) -> int:
+    """How many of the call's events are new; reserves their keys."""
     accepted = 0
     for event in call:
-        if armed_until.get(key_of(event), now) <= now:
-            armed_until[key_of(event)] = now + timedelta(microseconds=RETENTION)
+        if reserved_until.get(key_of(event), now) <= now:
+            reserved_until[key_of(event)] = now + timedelta(microseconds=RETENTION)
             accepted += 1
     return accepted

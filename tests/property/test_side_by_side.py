@@ -1,4 +1,4 @@
-"""Workers, folders and readers at once: nobody sees a number that is not one, and all end in the recount."""
+"""Workers, compactors and readers at once: nobody sees a number that is not one, and all end in the recount."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -19,17 +19,17 @@ from tests.support.hands import LATER, Hands
 
 @given(data=st.data(), stream=streams(most=40), limit=st.sampled_from((1, 3, 10)))
 @examples(0.04)
-def test_workers_and_folders_at_once_end_in_the_recount(
+def test_workers_and_compactors_at_once_end_in_the_recount(
     hands: Hands, data: st.DataObject, stream: Stream, limit: int
 ) -> None:
-    """Three workers and two folders on a backlog of one visitor in many lanes, for every batch came when there were
-    another number of them. A dashboard read meanwhile says of every event that it is counted or pending, and its
-    hours and its days add up to its overview."""
+    """Three workers and two compactors on a backlog of one visitor in many partitions, for every batch came when there
+    were another number of them. A dashboard read meanwhile says of every event that it is aggregated or pending, and
+    its hours and its days add up to its overview."""
     stream = replace(stream, events=tuple(replace(event, visitor_id="ann") for event in stream.events))
     site = PlayedSite(hands, stream)
     history = data.draw(histories([stream], asks=0), label="history")
     for number, step in enumerate(step for step in history if isinstance(step, Send)):
-        site.change_lanes(1 + number * 5 % 64)
+        site.change_partitions(1 + number * 5 % 64)
         site.send(replace(step, key=-1))
     span = data.draw(spans(stream), label="span")
     db = Database(hands.suite.database_url, application="property tests")
@@ -39,29 +39,29 @@ def test_workers_and_folders_at_once_end_in_the_recount(
         with db.connection() as connection:
             while site.pending_events(connection):
                 try:
-                    page = hands.aggregator.run_site_once(connection, site.site_id, LATER, limit)
+                    chunk = hands.aggregator.run_site_once(connection, site.site_id, LATER, limit)
                 except DatabaseFault as fault:
                     assert "deadlock" in str(fault)  # noqa: PT017  # two workers met: one of them tries again
                 else:
-                    assert page.failed == 0
+                    assert chunk.failed == 0
 
-    def fold() -> None:
+    def compacting() -> None:
         with db.connection() as connection:
             while not aggregated.is_set() or site.site_id in compact.sites_with_deltas(connection):
                 compact.run_once(connection, site.site_id, limit)
 
     with ThreadPoolExecutor(5) as threads:
         workers: list[Future[None]] = [threads.submit(work) for _ in range(3)]
-        folders: list[Future[None]] = [threads.submit(fold) for _ in range(2)]
+        compactors: list[Future[None]] = [threads.submit(compacting) for _ in range(2)]
         try:
             while not all(worker.done() for worker in workers):
                 check_a_moment(site)
         finally:
             aggregated.set()
-        while not all(folder.done() for folder in folders):
+        while not all(compactor.done() for compactor in compactors):
             check_a_moment(site)
     db.close()
-    for one in (*workers, *folders):
+    for one in (*workers, *compactors):
         one.result()
     assert not site.pending()
     site.check([span])

@@ -37,33 +37,33 @@ def named(seed: int, *, visitors: int, events: int) -> list[RawEvent]:
 
 def erase(site: FootfallSite, limit: int = 0, token: str = "", **subject: str) -> admin_pb2.EraseVisitorResponse:
     request = admin_pb2.EraseVisitorRequest(site=site.slug, limit=limit, page_token=token, **subject)
-    page: admin_pb2.EraseVisitorResponse = site.operator.EraseVisitor(request, metadata=site.as_admin)
-    assert page.has_more == (page.next_page_token != "")
-    return page
+    chunk: admin_pb2.EraseVisitorResponse = site.operator.EraseVisitor(request, metadata=site.as_admin)
+    assert chunk.has_more == (chunk.next_page_token != "")
+    return chunk
 
 
 def erase_all(site: FootfallSite, limit: int = 0, **subject: str) -> list[admin_pb2.EraseVisitorResponse]:
-    """Every page of an erasure."""
-    pages = [erase(site, limit, **subject)]
-    while pages[-1].has_more:
-        pages.append(erase(site, limit, pages[-1].next_page_token, **subject))
-        assert len(pages) < 2_000, "it does not come to an end"
-    return pages
+    """Every chunk of an erasure."""
+    chunks = [erase(site, limit, **subject)]
+    while chunks[-1].has_more:
+        chunks.append(erase(site, limit, chunks[-1].next_page_token, **subject))
+        assert len(chunks) < 2_000, "it does not come to an end"
+    return chunks
 
 
-def removed(pages: list[admin_pb2.EraseVisitorResponse]) -> tuple[int, int, int]:
+def removed(chunks: list[admin_pb2.EraseVisitorResponse]) -> tuple[int, int, int]:
     """Events, sessions and visitors."""
     return (
-        sum(page.events for page in pages),
-        sum(page.sessions for page in pages),
-        sum(page.visitors for page in pages),
+        sum(chunk.events for chunk in chunks),
+        sum(chunk.sessions for chunk in chunks),
+        sum(chunk.visitors for chunk in chunks),
     )
 
 
 def assert_counts(site: FootfallSite, events: list[RawEvent]) -> None:
     """Every count over whole hours and days is that of all the events, erased or not."""
-    counted = Recount(events, SESSION_TIMEOUT)
-    for query, expected, answered in site.compare(counted, *WHOLE):
+    recount = Recount(events, SESSION_TIMEOUT)
+    for query, expected, answered in site.compare(recount, *WHOLE):
         if query not in _LISTS:
             assert answered == expected, query
 
@@ -92,6 +92,6 @@ def overview(site: FootfallSite, start: int, end: int) -> query_pb2.GetOverviewR
 
 
 def told(metadata: query_pb2.ReportMetadata) -> tuple[int, int, bool]:
-    """The range that was counted, and whether it is exactly the one asked for."""
-    counted = metadata.effective_range
-    return counted.start_time.ToMicroseconds(), counted.end_time.ToMicroseconds(), metadata.exact
+    """The range that was answered, and whether it is exactly the one asked for."""
+    answered = metadata.effective_range
+    return answered.start_time.ToMicroseconds(), answered.end_time.ToMicroseconds(), metadata.exact

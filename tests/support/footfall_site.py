@@ -121,13 +121,13 @@ class FootfallSite:
         return response
 
     def aggregate(self, limit: int = 0) -> int:
-        """Aggregates page by page until nothing is due; how many events that were."""
+        """Aggregates chunk by chunk until nothing is due; how many events that were."""
         aggregated, has_more = 0, True
         while has_more:
             request = admin_pb2.AggregatePendingRequest(site=self.slug, limit=limit)
-            page = self.operator.AggregatePending(request, metadata=self.as_admin)
-            assert page.failed == 0
-            aggregated, has_more = aggregated + page.aggregated, page.has_more
+            chunk = self.operator.AggregatePending(request, metadata=self.as_admin)
+            assert chunk.failed == 0
+            aggregated, has_more = aggregated + chunk.aggregated, chunk.has_more
         return aggregated
 
     def overview(self, start: int, end: int) -> Metrics:
@@ -191,11 +191,11 @@ class FootfallSite:
         return [visitor_row_of(visitor) for page in pages for visitor in page.visitors]
 
     def compare(self, recount: Recount, start: int, end: int) -> Iterator[tuple[str, object, object]]:
-        """(query, counted, answered) of every report and list over one range."""
+        """(query, expected, answered) of every report and list over one range."""
         yield "overview", recount.overview(start, end), self.overview(start, end)
         for name, length in (("hour", HOUR), ("day", DAY)):
-            counted = recount.timeseries(start, end, length)
-            yield f"timeseries by {name}", counted, self.timeseries(start, end, length)
+            expected = recount.timeseries(start, end, length)
+            yield f"timeseries by {name}", expected, self.timeseries(start, end, length)
         for dimension in DIMENSIONS:
             yield f"top of {dimension}", recount.top(dimension, start, end), self.top(dimension, start, end)
         sessions, events = self.session_rows((start, end)), self.events((start, end))

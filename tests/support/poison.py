@@ -1,4 +1,4 @@
-"""An event that cannot be counted, and a worker that a test drives by its own clock."""
+"""An event that cannot be aggregated, and a worker that a test drives by its own clock."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,14 +27,14 @@ class Worker:
 
     def run(self) -> list[Page]:
         """Pages until nothing is due, of every site in its turn."""
-        pages = []
-        while (page := self.aggregator.run_once(self.connection, self.now, LIMIT)).worked:
-            pages.append(page)
-            assert len(pages) < 200, "it does not come to an end"
-        return pages
+        chunks = []
+        while (chunk := self.aggregator.run_once(self.connection, self.now, LIMIT)).worked:
+            chunks.append(chunk)
+            assert len(chunks) < 200, "it does not come to an end"
+        return chunks
 
     def fail(self, site: FootfallSite) -> None:
-        """Works until nothing of the site is pending: what cannot be counted has had its three attempts."""
+        """Works until nothing of the site is pending: what cannot be aggregated has had its three attempts."""
         for seconds in (0, 5, 10):
             self.now += timedelta(seconds=seconds)
             self.run()

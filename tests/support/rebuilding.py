@@ -1,4 +1,4 @@
-"""What tests of `footfall rebuild` and `footfall verify` share: sites with traffic, pages by hand, commands."""
+"""What tests of `footfall rebuild` and `footfall verify` share: sites with traffic, and chunks by hand."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -11,9 +11,9 @@ from tests.support.traffic import batch_of
 from tests.support.upkeep import compact
 
 
-def sent(hands: Hands, name: str, events: list[RawEvent], *, lanes: int = 3) -> FootfallSite:
-    """A site that has taken and counted the events, half of them compacted."""
-    site = FootfallSite(hands.suite, name, rollup_shard_count=lanes)
+def sent(hands: Hands, name: str, events: list[RawEvent], *, partitions: int = 3) -> FootfallSite:
+    """A site that has taken and aggregated the events, half of them compacted."""
+    site = FootfallSite(hands.suite, name, rollup_shard_count=partitions)
     for at in range(0, len(events), 60):
         site.send(batch_of(events[at : at + 60]))
         if at > len(events) // 2:
@@ -24,21 +24,21 @@ def sent(hands: Hands, name: str, events: list[RawEvent], *, lanes: int = 3) -> 
     return site
 
 
-def rebuild_page(site: FootfallSite, token: str = "", limit: int = 0) -> admin_pb2.RebuildSiteResponse:
-    """One page over the RPC."""
+def rebuild_chunk(site: FootfallSite, token: str = "", limit: int = 0) -> admin_pb2.RebuildSiteResponse:
+    """One chunk over the RPC."""
     request = admin_pb2.RebuildSiteRequest(site=site.slug, page_token=token, limit=limit)
-    page: admin_pb2.RebuildSiteResponse = site.operator.RebuildSite(request, metadata=site.as_admin)
-    assert page.has_more == (page.next_page_token != "")
-    return page
+    chunk: admin_pb2.RebuildSiteResponse = site.operator.RebuildSite(request, metadata=site.as_admin)
+    assert chunk.has_more == (chunk.next_page_token != "")
+    return chunk
 
 
 def rebuilt(site: FootfallSite, limit: int = 0) -> list[admin_pb2.RebuildSiteResponse]:
-    """Every page of a rebuild."""
-    pages = [rebuild_page(site, limit=limit)]
-    while pages[-1].has_more:
-        pages.append(rebuild_page(site, pages[-1].next_page_token, limit))
-        assert len(pages) < 2_000, "it does not come to an end"
-    return pages
+    """Every chunk of a rebuild."""
+    chunks = [rebuild_chunk(site, limit=limit)]
+    while chunks[-1].has_more:
+        chunks.append(rebuild_chunk(site, chunks[-1].next_page_token, limit))
+        assert len(chunks) < 2_000, "it does not come to an end"
+    return chunks
 
 
 def in_phase(hands: Hands, site: FootfallSite, phase: int) -> bool:

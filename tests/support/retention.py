@@ -31,7 +31,7 @@ def clean_up(
     hours_from: datetime | None = None,
     days_from: datetime | None = None,
 ) -> None:
-    """Deletes what is older than each floor, if it is given, and sets the floors; everything is folded."""
+    """Deletes what is older than each floor, if it is given, and sets the floors; there is no delta."""
     parameters = {"site_id": site_id, "raw_from": raw_from, "hours_from": hours_from, "days_from": days_from}
     for statement in _DELETED.split(";"):
         connection.execute(statement, parameters)

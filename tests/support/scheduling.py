@@ -56,9 +56,9 @@ class Bench:
         self.opened.append(Database(self.url, application="test"))
         return self.opened[-1]
 
-    def schedule(self, *, seconds: float = 60.0, pages: int = 1_000, made: list[Job] | None = None) -> Schedule:
+    def schedule(self, *, seconds: float = 60.0, chunks: int = 1_000, made: list[Job] | None = None) -> Schedule:
         """As another process has it; nothing of it runs by itself."""
-        return Schedule(self.database(), made or self.jobs(), self.clock, run_seconds=seconds, run_pages=pages)
+        return Schedule(self.database(), made or self.jobs(), self.clock, run_seconds=seconds, run_pages=chunks)
 
     def jobs(self, **settings: Any) -> list[Job]:
         """All jobs."""

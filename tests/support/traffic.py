@@ -117,16 +117,16 @@ def metadata_of(site: FootfallSite) -> query_pb2.ReportMetadata:
     return response.metadata
 
 
-def until_counted(site: FootfallSite, seconds: float = 60.0) -> None:
+def until_aggregated(site: FootfallSite, seconds: float = 60.0) -> None:
     """Waits until nothing of the site is pending."""
     eventually(lambda: metadata_of(site).pending_events == 0, seconds)
 
 
-def assert_recounts(site: FootfallSite, events: Iterable[RawEvent], *, not_counted: Iterable[RawEvent] = ()) -> None:
+def assert_recounts(site: FootfallSite, events: Iterable[RawEvent], *, not_aggregated: Iterable[RawEvent] = ()) -> None:
     """Every report and list over the whole and over odd ends equals the recount; the list of raw events shows
-    those too that are not counted."""
-    counted = list(events)
-    recount, of_all = Recount(counted, SESSION_TIMEOUT), Recount([*counted, *not_counted], SESSION_TIMEOUT)
+    those too that are not aggregated."""
+    aggregated = list(events)
+    recount, of_all = Recount(aggregated, SESSION_TIMEOUT), Recount([*aggregated, *not_aggregated], SESSION_TIMEOUT)
     for span in (WHOLE, ODD):
         for query, expected, answered in site.compare(recount, *span):
             if query != "events":

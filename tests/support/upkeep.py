@@ -1,4 +1,4 @@
-"""Maintenance of a test's site, driven through the admin service page by page, and its tables beside it."""
+"""Maintenance of a test's site, driven through the admin service chunk by chunk, and its tables beside it."""
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
@@ -57,47 +57,47 @@ def keep_all(site: FootfallSite, raw: int, hourly: int, daily: int | None) -> No
     keep(site, **dict(zip(RETENTIONS, (FOR_EVER, raw, hourly, daily), strict=True)))
 
 
-def cleanup_page(
+def cleanup_chunk(
     site: FootfallSite, now: int | None = None, *, limit: int = 0, token: str = "", dry_run: bool = False
 ) -> admin_pb2.CleanupSiteResponse:
-    """One page; `now` in microseconds since 1970."""
+    """One chunk; `now` in microseconds since 1970."""
     request = admin_pb2.CleanupSiteRequest(site=site.slug, limit=limit, page_token=token, dry_run=dry_run)
     if now is not None:
         request.now.FromMicroseconds(now)
-    page: admin_pb2.CleanupSiteResponse = site.operator.CleanupSite(request, metadata=site.as_admin)
-    assert page.has_more == (page.next_page_token != "")
-    assert limit < 1 or sum(counts_of(page).values()) <= limit
-    return page
+    chunk: admin_pb2.CleanupSiteResponse = site.operator.CleanupSite(request, metadata=site.as_admin)
+    assert chunk.has_more == (chunk.next_page_token != "")
+    assert limit < 1 or sum(counts_of(chunk).values()) <= limit
+    return chunk
 
 
-def cleanup_pages(
+def cleanup_chunks(
     site: FootfallSite, now: int, *, limit: int = 0, dry_run: bool = False
 ) -> Iterator[admin_pb2.CleanupSiteResponse]:
-    """Page after page, until there is no more."""
+    """Chunk after chunk, until there is no more."""
     token = ""
     while True:
-        page = cleanup_page(site, now, limit=limit, token=token, dry_run=dry_run)
-        yield page
-        token = page.next_page_token
+        chunk = cleanup_chunk(site, now, limit=limit, token=token, dry_run=dry_run)
+        yield chunk
+        token = chunk.next_page_token
         if not token:
             return
 
 
 def cleanup(site: FootfallSite, now: int, *, limit: int = 0, dry_run: bool = False) -> dict[str, int]:
-    """All pages; how many rows of each kind."""
-    return added(counts_of(page) for page in cleanup_pages(site, now, limit=limit, dry_run=dry_run))
+    """All chunks; how many rows of each kind."""
+    return added(counts_of(chunk) for chunk in cleanup_chunks(site, now, limit=limit, dry_run=dry_run))
 
 
-def counts_of(page: admin_pb2.CleanupSiteResponse) -> dict[str, int]:
-    return {kind: getattr(page, kind) for kind in KINDS}
+def counts_of(chunk: admin_pb2.CleanupSiteResponse) -> dict[str, int]:
+    return {kind: getattr(chunk, kind) for kind in KINDS}
 
 
-def added(pages: Iterator[Mapping[str, int]]) -> dict[str, int]:
-    """The sum of several pages."""
+def added(chunks: Iterator[Mapping[str, int]]) -> dict[str, int]:
+    """The sum of several chunks."""
     total = dict.fromkeys(KINDS, 0)
-    for page in pages:
+    for chunk in chunks:
         for kind in KINDS:
-            total[kind] += page[kind]
+            total[kind] += chunk[kind]
     return total
 
 
@@ -106,9 +106,9 @@ def compact(site: FootfallSite, limit: int = 0) -> int:
     token, compacted = "", 0
     while True:
         request = admin_pb2.CompactRollupsRequest(site=site.slug, limit=limit, page_token=token)
-        page = site.operator.CompactRollups(request, metadata=site.as_admin)
-        assert page.has_more == (page.next_page_token != "")
-        compacted, token = compacted + page.compacted_shards, page.next_page_token
+        chunk = site.operator.CompactRollups(request, metadata=site.as_admin)
+        assert chunk.has_more == (chunk.next_page_token != "")
+        compacted, token = compacted + chunk.compacted_shards, chunk.next_page_token
         if not token:
             return compacted
 

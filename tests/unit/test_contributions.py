@@ -39,7 +39,7 @@ def _rows(deltas: Deltas) -> list[Any]:
 
 
 def add_events(deltas: Deltas, events: list[tuple[int, Event]]) -> None:
-    """Adds visitors' events, by time as pages read them."""
+    """Adds visitors' events, by time as chunks read them."""
     ordered = sorted(events, key=lambda pair: pair[1].occurred_at)
     deltas.add_events([event for _, event in ordered], [visitor for visitor, _ in ordered])
 
@@ -49,22 +49,22 @@ def numbered(drawn: list[list[Drawn]]) -> list[tuple[int, Event]]:
 
 
 @given(streams, st.randoms(use_true_random=False), st.integers(1, 6))
-def test_pages_in_any_order_leave_the_sums_of_one_page(drawn: list[list[Drawn]], dice: Random, pages: int) -> None:
-    """After each page the sessions before it are taken back and those after it given."""
+def test_chunks_in_any_order_leave_the_sums_of_one_chunk(drawn: list[list[Drawn]], dice: Random, chunks: int) -> None:
+    """After each chunk the sessions before it are taken back and those after it given."""
     events = numbered(drawn)
     at_once = Deltas()
     add_events(at_once, events)
     at_once.add_sessions(sessions_of(events))
 
     dice.shuffle(events)
-    in_pages, before = Deltas(), list[Session]()
-    for page in range(pages):
-        add_events(in_pages, events[page::pages])
-        after = sessions_of([one for earlier in range(page + 1) for one in events[earlier::pages]])
-        in_pages.add_sessions(before, -1)
-        in_pages.add_sessions(after)
+    in_chunks, before = Deltas(), list[Session]()
+    for chunk in range(chunks):
+        add_events(in_chunks, events[chunk::chunks])
+        after = sessions_of([one for earlier in range(chunk + 1) for one in events[earlier::chunks]])
+        in_chunks.add_sessions(before, -1)
+        in_chunks.add_sessions(after)
         before = after
-    assert sums_of(in_pages) == sums_of(at_once)
+    assert sums_of(in_chunks) == sums_of(at_once)
 
 
 @given(drawn_events)

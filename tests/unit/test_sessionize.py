@@ -106,6 +106,6 @@ def test_an_event_between_two_sessions_makes_them_one() -> None:
 
 
 def test_a_merge_forgets_who_was_new() -> None:
-    """Only the visitor's row can tell, and it may have changed with the same page."""
+    """Only the visitor's row can tell, and it may have changed with the same chunk."""
     first, second = alone(events_of([(0, 0, 1, "/a", None), (1, 0, 1, "/b", None)]))
     assert not merge(first._replace(new_visitor=True), second).new_visitor

@@ -174,9 +174,9 @@ def test_an_id_that_looks_like_content_is_not_that_content() -> None:
 
 
 @given(texts)
-def test_a_visitors_events_are_all_in_one_lane(visitor: str) -> None:
+def test_a_visitors_events_are_all_in_one_partition(visitor: str) -> None:
     if "\0" in visitor or not 0 < len(visitor.encode()) <= 256:
         return
-    lanes = {row_of(visitor_id=visitor, path=path, session_id=path).lane for path in ("", "/a", "/b")}
-    assert len(lanes) == 1
-    assert lanes <= set(range(4))
+    partitions = {row_of(visitor_id=visitor, path=path, session_id=path).lane for path in ("", "/a", "/b")}
+    assert len(partitions) == 1
+    assert partitions <= set(range(4))

@@ -15,12 +15,13 @@ from typing import Any
 
 import psycopg
 import pytest
+from fasteners import InterProcessLock
 
 from admin_svc.aggregate import Aggregator
 from admin_svc.visitor_numbers import VisitorNumbers
 from cli.embedded_postgres import EmbeddedPostgres
 from cli.suite import running_suite
-from common.db import Database
+from common.db import Database, plain_url
 from tests.support.hands import Hands, hands_on
 from tests.support.poison import Worker
 from tests.support.suite import Suite, database_on
@@ -39,14 +40,22 @@ def open_folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def postgres_url(open_folder: Path) -> Iterator[str]:
-    """A server on which tests may make databases."""
+def postgres_url(open_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server on which tests may make databases; each process of pytest-xdist has its own."""
     given = os.environ.get("FOOTFALL_TEST_DATABASE_URL")
     if given:
         yield given
         return
     postgres = EmbeddedPostgres(open_folder)
-    yield postgres.start()
+    # The first start on a machine may make an OS user and a copy of the binaries: one process at a time.
+    with InterProcessLock(tmp_path_factory.getbasetemp().parent / "postgres.lock"):
+        url = postgres.start()
+    with psycopg.connect(plain_url(url), autocommit=True) as connection:
+        # Nobody kills this server or its machine, so that its files need not be synced to disk.
+        for setting in ("fsync", "full_page_writes"):
+            connection.execute(f"ALTER SYSTEM SET {setting} = off")
+        connection.execute("SELECT pg_reload_conf()")
+    yield url
     postgres.stop()
 
 

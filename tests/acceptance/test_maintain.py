@@ -193,7 +193,8 @@ def test_a_real_sigint_stops_a_real_process_within_its_chunk(suite: Suite, datab
             preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
         blocked = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND classid = %s"
-        eventually(lambda: database.execute(blocked, (site_id,)).fetchone() is not None)
+        eventually(lambda: process.poll() is not None or database.execute(blocked, (site_id,)).fetchone() is not None)
+        assert process.poll() is None, process.communicate()
         process.send_signal(signal.SIGINT)
         output, message = process.communicate(timeout=20)
     assert process.returncode == 130, (output, message)

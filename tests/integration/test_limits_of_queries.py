@@ -1,5 +1,6 @@
 """What a query may ask, and what one that makes no sense is told."""
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -134,7 +135,8 @@ def test_a_list_is_cut_to_its_default_and_to_1000_rows(fresh: FootfallSite) -> N
     for start in range(0, 1001, 500):
         fresh.send(batch(*events[start : start + 500]))
     fresh.aggregate()
-    span = 0, LIFE.end_time.ToMicroseconds()
+    # Of this year: the statement that ranks 1,000 keys reads every day of its range for each of them.
+    span = time.time_ns() // 1_000 - 364 * DAY, time.time_ns() // 1_000 + DAY
     assert [len(fresh.top("page", *span, limit=limit)) for limit in (0, 11, 1000, 2**31 - 1)] == [
         10, 11, 1000, 1000,
     ]  # fmt: skip

@@ -12,6 +12,7 @@ from admin_svc.schedule import Schedule
 from common.db import Database
 from common.locks import job_lock
 from common.migrate import migrate
+from tests.support.cuts import end_backend
 from tests.support.poison import POISON
 from tests.support.scheduling import MAKE_SITES, SITES, START, Bench, Connection
 from tests.support.suite import database_on
@@ -156,7 +157,7 @@ def test_one_process_at_a_time_does_a_job_of_a_site(bench: Bench, name: str) -> 
         assert name not in bench.told(2)
         two.run_once(name)
         assert bench.connection.execute(left).fetchall() == [(2,)]
-        bench.connection.execute("SELECT pg_terminate_backend(%s, 10000)", (busy.info.backend_pid,))
+        end_backend(bench.connection, busy.info.backend_pid)
     two.run_once(name)
     assert bench.connection.execute(left).fetchall() == []
     assert bench.told(2)[name].rows >= 5
@@ -189,7 +190,7 @@ def test_a_connection_that_is_lost_ends_the_run_and_the_next_one_goes_on(bench: 
     def chunk(connection: Connection, site_id: int) -> Done:
         if site_id == 2 and not killed:
             killed.append(site_id)
-            bench.connection.execute("SELECT pg_terminate_backend(%s, 10000)", (connection.info.backend_pid,))
+            end_backend(bench.connection, connection.info.backend_pid)
         connection.execute("SELECT 1")
         return Done(1, False)
 

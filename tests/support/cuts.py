@@ -7,6 +7,16 @@ from typing import Any
 import psycopg
 
 from common.db import Database, DatabaseFault, plain_url
+from tests.support.processes import eventually
+
+
+def end_backend(connection: psycopg.Connection[Any], pid: int) -> None:
+    """Ends the backend `pid` from another connection, in autocommit. When it returns the backend's transaction has
+    been rolled back and its next statement fails."""
+    assert connection.execute("SELECT pg_terminate_backend(%s)", (pid,)).fetchone() == (True,)
+    # Postgres can wait by itself, in steps of 100 ms; a backend is gone after one or two.
+    gone = "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = %s)"
+    eventually(lambda: connection.execute(gone, (pid,)).fetchone() == (True,), pause=0.001)
 
 
 class Scissors:
@@ -42,9 +52,7 @@ class Scissors:
         self._left -= 1
         if self._left == 0:
             with psycopg.connect(self._url, autocommit=True) as other:
-                # It waits until the backend is gone, so that the next statement surely fails.
-                ended = other.execute("SELECT pg_terminate_backend(%s, 10000)", (connection.info.backend_pid,))
-                assert ended.fetchone() == (True,)
+                end_backend(other, connection.info.backend_pid)
 
     def _cursor_factory(self) -> type[psycopg.Cursor[Any]]:
         count = self._count

@@ -18,12 +18,13 @@ _POLL_SECONDS = 0.02
 _STOP_SECONDS = 20.0
 
 
-def eventually(condition: Callable[[], Found], seconds: float = 30.0) -> Found:
-    """The first true answer of `condition`. Raises AssertionError with its last one when the time is over."""
+def eventually(condition: Callable[[], Found], seconds: float = 30.0, pause: float = _POLL_SECONDS) -> Found:
+    """The first true answer of `condition`, which is asked again after each pause (s). Raises AssertionError with its
+    last answer when the time is over."""
     until = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < until, f"after {seconds} s it is still {found!r}"
-        time.sleep(_POLL_SECONDS)
+        time.sleep(pause)
     return found
 
 

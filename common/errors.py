@@ -104,6 +104,16 @@ def site_closed(slug: str) -> CallError:
     return CallError(grpc.StatusCode.PERMISSION_DENIED, Reason.SITE_DISABLED, f"site {slug!r} takes no events now")
 
 
+def site_busy() -> CallError:
+    """UNAVAILABLE for a site that is being rebuilt, or that another transaction holds alone."""
+    return CallError(
+        grpc.StatusCode.UNAVAILABLE,
+        Reason.SITE_BUSY,
+        "the site is being rebuilt; try again when RebuildSite has no more",
+        retry_after_ms=5_000,
+    )
+
+
 def from_exception(error: BaseException) -> CallError:
     """What the client is told of any exception: never a stack trace, SQL or a key."""
     if isinstance(error, CallError):

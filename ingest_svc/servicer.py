@@ -11,10 +11,10 @@ from common.clock import Clock
 from common.errors import CallError, Reason, site_closed
 from common.keys import KeyKind, KeyRing, metadata_value
 from common.sites import ACTIVE, Site
-from ingest_svc.append import Incoming
+from ingest_svc.event_rows import to_rows
 from ingest_svc.group_commit import GroupCommit, shutting_down
-from ingest_svc.validate import IngestRequest, check_batch
-from ingest_svc.wire import to_rows
+from ingest_svc.judge import IngestRequest, check_batch
+from ingest_svc.store_events import Incoming
 
 SERVICE = "footfall.ingest.v1.IngestService"
 

@@ -8,10 +8,9 @@ from zoneinfo import ZoneInfo, available_timezones
 from footfall.query.v1 import query_pb2
 
 from common.errors import Reason, invalid
+from common.intervals import HOUR
 
 MAX_BUCKETS = 10_000
-
-_HOUR = timedelta(hours=1)
 
 
 def zone_named(name: str) -> ZoneInfo:
@@ -69,10 +68,10 @@ def _hours(zone: ZoneInfo, start: datetime) -> Iterator[datetime]:
         while past := _past_the_hour(zone, instant):
             # Where the clock has just changed by half an hour, going back by the excess does not find a whole hour.
             earlier = instant - past
-            instant = earlier if earlier > known and not _past_the_hour(zone, earlier) else earlier + _HOUR
+            instant = earlier if earlier > known and not _past_the_hour(zone, earlier) else earlier + HOUR
         yield instant
         known = instant
-        instant += _HOUR
+        instant += HOUR
 
 
 def _past_the_hour(zone: ZoneInfo, instant: datetime) -> timedelta:

@@ -16,8 +16,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from admin_svc.aggregate import Aggregator
-from admin_svc.visitor_numbers import VisitorNumbers
+from admin_svc.counting.aggregate import Aggregator
+from admin_svc.counting.visitor_numbers import VisitorNumbers
 from cli.embedded_postgres import EmbeddedPostgres
 from cli.suite import running_suite
 from common.db import Database

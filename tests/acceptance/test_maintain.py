@@ -54,7 +54,7 @@ def failed_site(suite: Suite, seed: int, database: Connection) -> FootfallSite:
     site_id = site_id_of(database, site)
     database.execute(
         "WITH gone AS (DELETE FROM pending_batches WHERE site_id = %s RETURNING *) INSERT INTO failed_events "
-        "SELECT site_id, batch_id, first_ord, lane, 3, received_at, received_at, 'set aside' FROM gone",
+        "SELECT site_id, batch_id, first_ord, partition, 3, received_at, received_at, 'set aside' FROM gone",
         (site_id,),
     )
     return site

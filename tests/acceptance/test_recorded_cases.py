@@ -56,7 +56,7 @@ def labels(ranges: list[RecordedRange], *, real: bool = True) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def basic(suite: "Suite") -> FootfallSite:
-    """The first case, aggregated, over eight lanes."""
+    """The first case, aggregated, over eight partitions."""
     site = FootfallSite(suite, "golden-basic", rollup_shard_count=8)
     ingest(site, BASIC_BATCHES)
     assert site.aggregate() == 8
@@ -65,7 +65,7 @@ def basic(suite: "Suite") -> FootfallSite:
 
 @pytest.fixture(scope="module")
 def stream(suite: "Suite") -> FootfallSite:
-    """The stream, aggregated after every batch, over one lane."""
+    """The stream, aggregated after every batch, over one partition."""
     site = FootfallSite(suite, "golden-stream", rollup_shard_count=1)
     for batch in STREAM_BATCHES:
         ingest(site, [batch])
@@ -270,11 +270,11 @@ def test_the_pages_of_a_list_hold_every_row_once_while_rows_arrive(suite: "Suite
     assert there <= set(seen)
 
 
-@pytest.mark.parametrize("lanes", [1, 5, 64])
-def test_the_order_of_arrival_changes_nothing(suite: "Suite", lanes: int) -> None:
-    """Single events in random batches, aggregated in small pages in between, over any number of lanes."""
-    random = Random(lanes)
-    site = FootfallSite(suite, f"golden-shuffled-{lanes}", rollup_shard_count=lanes)
+@pytest.mark.parametrize("partitions", [1, 5, 64])
+def test_the_order_of_arrival_changes_nothing(suite: "Suite", partitions: int) -> None:
+    """Single events in random batches, aggregated in small pages in between, over any number of partitions."""
+    random = Random(partitions)
+    site = FootfallSite(suite, f"golden-shuffled-{partitions}", rollup_shard_count=partitions)
     events = [(batch.request().defaults, event) for batch in STREAM_BATCHES for event in batch.request().events]
     random.shuffle(events)
     while events:

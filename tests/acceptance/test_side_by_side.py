@@ -102,13 +102,13 @@ class Watching(threading.Thread):
 
 
 def test_the_same_events_sent_to_both_processes_at_once_are_counted_once(pair: Pair) -> None:
-    """Several sites and lanes, overlapping shuffled batches, loops and calls aggregating all the while."""
-    sites = {FootfallSite(pair.suite, "pair", rollup_shard_count=lanes): lanes for lanes in (1, 4, 16)}
-    events = {site: made_up(lanes, visitors=40, events=700) for site, lanes in sites.items()}
+    """Several sites and partitions, overlapping shuffled batches, loops and calls aggregating all the while."""
+    sites = {FootfallSite(pair.suite, "pair", rollup_shard_count=partitions): partitions for partitions in (1, 4, 16)}
+    events = {site: made_up(partitions, visitors=40, events=700) for site, partitions in sites.items()}
     sendings = [
         Sending(ingest, site.write_key, batch)
-        for site, lanes in sites.items()
-        for batch in overlapping(events[site], lanes, times=3, size=100)
+        for site, partitions in sites.items()
+        for batch in overlapping(events[site], partitions, times=3, size=100)
         for ingest in pair.ingests
     ]
     aggregating = [Aggregating(admin, list(sites)) for admin in pair.admins]
@@ -127,10 +127,10 @@ def test_the_same_events_sent_to_both_processes_at_once_are_counted_once(pair: P
         assert_recounts(site, events[site])
 
 
-def test_the_number_of_lanes_may_change_while_events_of_one_visitor_wait_in_several(pair: Pair) -> None:
-    """Every key knows the number of lanes of when it was first used, so that old and new lanes fill side by
+def test_the_number_of_partitions_may_change_while_events_of_one_visitor_wait_in_several(pair: Pair) -> None:
+    """Every key knows the number of partitions of when it was first used, so that old and new partitions fill side by
     side; few visitors, so that the workers meet on them."""
-    site = FootfallSite(pair.suite, "lanes")
+    site = FootfallSite(pair.suite, "partitions")
     events = made_up(7, visitors=5, events=800)
     batches = overlapping(events, 7, times=2, size=20)
     keys = []
@@ -138,8 +138,8 @@ def test_the_number_of_lanes_may_change_while_events_of_one_visitor_wait_in_seve
     total = {"accepted": 0, "duplicate": 0, "rejected": 0}
     for thread in aggregating:
         thread.start()
-    for part, lanes in enumerate((1, 8, 3, 64)):
-        keys.append(with_lanes(site, lanes))
+    for part, partitions in enumerate((1, 8, 3, 64)):
+        keys.append(with_partitions(site, partitions))
         sendings = [
             Sending(pair.ingests[number % 2], keys[number % len(keys)], batch)
             for number, batch in enumerate(batches[part::4])
@@ -153,9 +153,9 @@ def test_the_number_of_lanes_may_change_while_events_of_one_visitor_wait_in_seve
     assert_recounts(site, events)
 
 
-def with_lanes(site: FootfallSite, lanes: int) -> str:
-    """Changes the site's number of lanes and makes a write key that no process has cached."""
-    changed = admin_pb2.Site(slug=site.slug, settings=admin_pb2.SiteSettings(rollup_shard_count=lanes))
+def with_partitions(site: FootfallSite, partitions: int) -> str:
+    """Changes the site's number of partitions and makes a write key that no process has cached."""
+    changed = admin_pb2.Site(slug=site.slug, settings=admin_pb2.SiteSettings(rollup_shard_count=partitions))
     mask = field_mask_pb2.FieldMask(paths=["settings.rollup_shard_count"])
     site.operator.UpdateSite(admin_pb2.UpdateSiteRequest(site=changed, update_mask=mask), metadata=site.as_admin)
     rotation = admin_pb2.RotateWriteKeyRequest(site=site.slug, grace_period=duration_pb2.Duration(seconds=3600))

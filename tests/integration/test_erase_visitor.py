@@ -13,9 +13,9 @@ import pytest
 from footfall.admin.v1 import admin_pb2
 from footfall.query.v1 import query_pb2
 
-from admin_svc import compact
-from admin_svc.aggregate import Aggregator
-from admin_svc.visitor_numbers import VisitorNumbers
+from admin_svc.counting import compact
+from admin_svc.counting.aggregate import Aggregator
+from admin_svc.counting.visitor_numbers import VisitorNumbers
 from common.db import Database
 from tests.oracle.recount import DAY, HOUR, RawEvent, Recount
 from tests.support.commands import footfall
@@ -122,7 +122,7 @@ def test_nothing_names_the_visitor_and_no_count_changes(
         one.aggregate()
     site_id, other_id = site_id_of(connection, site), site_id_of(connection, other)
     for _ in range(8):
-        compact.run_once(connection, site_id, 40)
+        compact.compact(connection, site_id, datetime.now(UTC), 40)
     others = rows_of(connection, other_id)
     rollups = rows_of(connection, site_id)["rollup_shards"]
 
@@ -163,8 +163,8 @@ def test_a_user_leaves_with_every_visitor_pending_and_failed_events_too(
     site.send(batch_of([failed]))
     site_id = site_id_of(connection, site)
     connection.execute(
-        "INSERT INTO failed_events (site_id, batch_id, ord, lane, attempts, received_at, failed_at, error) "
-        "SELECT site_id, batch_id, first_ord, lane, 3, now(), now(), %s FROM pending_batches WHERE site_id = %s",
+        "INSERT INTO failed_events (site_id, batch_id, ord, partition, attempts, received_at, failed_at, error) "
+        "SELECT site_id, batch_id, first_ord, partition, 3, now(), now(), %s FROM pending_batches WHERE site_id = %s",
         (f"of {names[0]}", site_id),
     )
     connection.execute("DELETE FROM pending_batches WHERE site_id = %s", (site_id,))
@@ -377,8 +377,8 @@ def test_erasing_beside_senders_and_workers_changes_no_count(suite: Suite, conne
     def work() -> None:
         with opened(suite) as worker:
             while not stopping.is_set():
-                aggregator.run_site_once(worker, site_id, datetime.now(UTC) + timedelta(seconds=1), 50)
-                compact.run_once(worker, site_id, 30)
+                aggregator.aggregate(worker, site_id, datetime.now(UTC) + timedelta(seconds=1), 50)
+                compact.compact(worker, site_id, datetime.now(UTC), 30)
 
     def send() -> None:
         for at in range(0, len(rest), 20):

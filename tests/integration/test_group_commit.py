@@ -10,19 +10,18 @@ from typing import TypeVar
 import grpc
 import psycopg
 import pytest
-from footfall.admin.v1 import admin_pb2
 from footfall.ingest.v1 import ingest_pb2
 from footfall.type.v1 import event_pb2
 
-from admin_svc.sites import create_site
 from common.clock import system_clock
 from common.db import Database
 from common.errors import CallError, Reason
 from common.migrate import migrate
 from common.sites import Site, find_site
-from ingest_svc.append import Incoming
+from ingest_svc.event_rows import to_rows
 from ingest_svc.group_commit import MAX_GROUP_EVENTS, WORTH_ANOTHER, Commit, DatabaseCommit, GroupCommit
-from ingest_svc.wire import to_rows
+from ingest_svc.store_events import Incoming
+from tests.support.site_rows import make_site
 from tests.support.suite import database_on
 
 Answer = TypeVar("Answer")
@@ -97,7 +96,7 @@ def gate(postgres_url: str) -> Iterator[Gate]:
         db = Database(url, application="test")
         migrate(db)
         with db.transaction() as connection:
-            create_site(connection, admin_pb2.CreateSiteRequest(slug="shop"), datetime.now(UTC))
+            make_site(connection, "shop")
         with db.connection() as raw:
             yield Gate(db, find_site(raw, "shop"))
         db.close()

@@ -66,7 +66,7 @@ def test_a_bad_event_that_is_good_again_in_time_is_counted(suite: "Suite", worke
     assert_recounts(site, events)
 
 
-def test_bad_events_hold_up_no_other_lane_and_no_other_site(suite: "Suite", worker: Worker) -> None:
+def test_bad_events_hold_up_no_other_partition_and_no_other_site(suite: "Suite", worker: Worker) -> None:
     """While three of them back off, the other site and every other event of their own site is counted."""
     bad_site = FootfallSite(suite, "several-bad", rollup_shard_count=4)
     other_site = FootfallSite(suite, "not-bad")

@@ -7,8 +7,9 @@ import pytest
 from footfall.admin.v1 import admin_pb2
 from google.protobuf import duration_pb2, field_mask_pb2
 
-from admin_svc import rebuild
-from admin_svc.aggregate import Aggregator, Page
+from admin_svc.chunk import Chunk
+from admin_svc.counting.aggregate import Aggregated, Aggregator
+from admin_svc.maintenance import rebuild
 from tests.oracle.recount import DAY, HOUR, MINUTE, SECOND, Recount
 from tests.oracle.tables import expected_tables
 from tests.support.commands import footfall
@@ -20,7 +21,7 @@ from tests.support.upkeep import compact
 
 DAMAGE = {
     "rollups": "UPDATE rollup_shards SET events = events + 1, sessions = sessions * 2 WHERE site_id = %(site_id)s",
-    "lost rollups": "DELETE FROM rollup_shards WHERE site_id = %(site_id)s AND (shard > 0 OR dimension < 3)",
+    "lost rollups": "DELETE FROM rollup_shards WHERE site_id = %(site_id)s AND (delta_no > 0 OR dimension < 3)",
     "sets of visitors": "UPDATE rollup_shards SET visitors = NULL WHERE site_id = %(site_id)s",
     "sessions": "UPDATE sessions SET ended_at = ended_at + '1 s', pageviews = 0, exit_page = 'x', new_visitor = true "
     "WHERE site_id = %(site_id)s",
@@ -81,7 +82,7 @@ def test_a_token_of_a_finished_rebuild_starts_nothing(hands: Hands) -> None:
 def test_two_callers_at_once_do_one_rebuild(hands: Hands) -> None:
     """Both end, each event is queued once, and the numbers are the recount's."""
     events = made_up(14, visitors=9, events=400)
-    site = sent(hands, "rebuild-two", events, lanes=4)
+    site = sent(hands, "rebuild-two", events, partitions=4)
     first = rebuild_page(site, limit=20)
 
     def call() -> tuple[int, int]:
@@ -138,7 +139,7 @@ def test_batches_that_come_in_meanwhile_do_not_keep_it_from_ending(hands: Hands)
         "SELECT DISTINCT batch_id FROM events WHERE site_id = %s", (hands.site_id(site),)
     ).fetchall())  # fmt: skip
     site.send(batch_of(arriving[:1]))
-    number, queueing = hands.rebuild_chunk(site, limit=1).number, 1
+    number, queueing = hands.rebuild_chunk(site, limit=1).position[0], 1
     late = iter(arriving[1:])
     while in_phase(hands, site, 1):
         site.send(batch_of([next(late)]))
@@ -156,16 +157,16 @@ def test_batches_that_come_in_meanwhile_do_not_keep_it_from_ending(hands: Hands)
 def test_only_what_was_counted_is_pending_meanwhile(hands: Hands) -> None:
     """Events that have gone, fallen out or not been counted yet are not queued, so that pending_events is right."""
     events = made_up(20, visitors=5, events=90)
-    site = sent(hands, "rebuild-holes", events, lanes=1)
+    site = sent(hands, "rebuild-holes", events, partitions=1)
     gone = sorted(event.occurred_at for event in events)[30]
     clean_up(hands.connection, hands.site_id(site), instant_of(gone))
     midnight = (gone // DAY + 1) * DAY
     site.send(batch_of(made_up(21, visitors=2, events=7)))
     counted_again = sum(event.occurred_at >= midnight for event in events)
-    page = hands.rebuild_chunk(site)
-    assert page.queued == page.remaining == counted_again
+    chunk = hands.rebuild_chunk(site)
+    assert chunk.done.queued == rebuild.replays_left(hands.connection, hands.site_id(site)) == counted_again
     assert metadata_of(site).pending_events == counted_again + 7
-    while hands.rebuild_chunk(site, page.number).has_more:
+    while hands.rebuild_chunk(site, *chunk.position).has_more:
         pass
     assert metadata_of(site).pending_events == 7
 
@@ -174,22 +175,22 @@ def test_the_end_of_one_rebuild_is_not_that_of_the_next(hands: Hands) -> None:
     """A caller who counted the last replay may be overtaken by others, who end the rebuild and begin another."""
     events = made_up(22, visitors=5, events=40)
     site = sent(hands, "rebuild-overtaken", events)
-    number = hands.rebuild_chunk(site).number
+    [number] = hands.rebuild_chunk(site).position
     while not in_phase(hands, site, 3):
         hands.rebuild_chunk(site, number)
 
     class Overtaken(Aggregator):
         """Others go on between its page and what the caller does next."""
 
-        def run_site_once(self, *arguments: Any, **options: Any) -> Page:
-            page = super().run_site_once(*arguments, **options)
+        def aggregate(self, *arguments: Any, **options: Any) -> Chunk[Aggregated]:
+            chunk = super().aggregate(*arguments, **options)
             while hands.rebuild_chunk(site, number).has_more:
                 pass
-            begun.append(hands.rebuild_chunk(site).number)
+            begun.extend(hands.rebuild_chunk(site).position)
             hands.connection.execute("DELETE FROM pending_batches WHERE site_id = %s", (hands.site_id(site),))
-            return page
+            return chunk
 
     begun: list[int] = []
-    rebuild.run_once(hands.connection, Overtaken(hands.numbers), hands.site_id(site), LATER, 1_000, number)
+    rebuild.rebuild(hands.connection, Overtaken(hands.numbers), hands.site_id(site), LATER, 1_000, (number,))
     assert in_phase(hands, site, 1)
     assert begun != [number]

@@ -90,7 +90,7 @@ def test_what_has_no_raw_events_stays_and_nothing_is_counted_twice(hands: Hands,
             (hands.site_id(site),),
         ).rowcount
     rebuilt(site, limit=50)
-    assert hands.rows(site, "rollup_shards", f"bucket_start < {at} AND shard = 0") == old_rollups
+    assert hands.rows(site, "rollup_shards", f"bucket_start < {at} AND delta_no = 0") == old_rollups
     assert hands.rows(site, "sessions", f"started_at < {at}") == old_sessions
     assert hands.tables(site) == before
     assert [answered for span in spans for answered in answers_of(site, span)] == answers
@@ -114,7 +114,7 @@ def test_an_event_that_waits_goes_on_in_a_session_that_stays(hands: Hands) -> No
         for event, minute in zip(made_up(55, visitors=1, events=3), (-5, 45, 20), strict=True)
     )
     stays_on = replace(stays, event_id="00000000-0000-7000-8000-000000000055", occurred_at=horizon + MINUTE)
-    site = sent(hands, "rebuild-waits", [stays, stays_on, anew], lanes=1)
+    site = sent(hands, "rebuild-waits", [stays, stays_on, anew], partitions=1)
     compact(site)
     clean_up(hands.connection, hands.site_id(site), instant_of(horizon - HOUR))
     site.send(batch_of([waits]))
@@ -144,14 +144,14 @@ def test_an_event_that_cannot_be_counted_again_is_set_aside_alone(hands: Hands) 
         """
     )
     try:
-        now, page = LATER, hands.rebuild_chunk(site, limit=40)
+        now, chunk = LATER, hands.rebuild_chunk(site, limit=40)
         site.send(batch_of(meanwhile))
         for _ in range(200):
-            if not page.has_more:
+            if not chunk.has_more:
                 break
-            page = hands.rebuild_chunk(site, page.number, limit=40, now=now)
+            chunk = hands.rebuild_chunk(site, *chunk.position, limit=40, now=now)
             now += timedelta(seconds=1)
-        assert not page.has_more
+        assert not chunk.has_more
     finally:
         hands.connection.execute("DROP TRIGGER poison ON sessions; DROP FUNCTION refuse_poison()")
     metadata = metadata_of(site)
@@ -222,7 +222,7 @@ def test_a_rebuild_under_load_ends_in_the_recount(busy: Suite) -> None:
     reading.finish(len(events))
     assert_recounts(site, events)
     with hands_on(busy) as hands:
-        eventually(lambda: not hands.rows(site, "rollup_shards", "shard > 0"))
+        eventually(lambda: not hands.rows(site, "rollup_shards", "delta_no > 0"))
         assert hands.tables(site) == expected_tables(Recount(events, SESSION_TIMEOUT))
     code, output = footfall(busy, "verify", "--site", site.slug)
     assert code == 0, output

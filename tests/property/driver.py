@@ -10,11 +10,11 @@ from footfall.admin.v1 import admin_pb2
 from footfall.query.v1 import query_pb2
 from google.protobuf import field_mask_pb2
 
-from admin_svc import compact
+from admin_svc.counting import compact
 from tests.oracle.recount import DAY, RawEvent, Recount, stored_id
 from tests.oracle.tables import Tables, expected_tables, stored_tables
 from tests.property.requests import duration, request_of
-from tests.property.streams import Aggregate, Ask, ChangeLanes, Compact, Rebuild, Send, Step, Stream, whole
+from tests.property.streams import Aggregate, Ask, ChangePartitions, Compact, Rebuild, Send, Step, Stream, whole
 from tests.support import upkeep
 from tests.support.footfall_site import FootfallSite, time_range
 from tests.support.hands import LATER, Hands
@@ -32,7 +32,7 @@ class PlayedSite:
 
     def __init__(self, hands: Hands, stream: Stream, **settings: Any) -> None:
         self.hands, self.stream = hands, stream
-        settings |= {"session_timeout": duration(stream.timeout), "rollup_shard_count": stream.lanes}
+        settings |= {"session_timeout": duration(stream.timeout), "rollup_shard_count": stream.partitions}
         self.site = FootfallSite(hands.suite, "law", **settings)
         self.site_id = hands.site_id(self.site)
         self.accepted: dict[UUID, RawEvent] = {}
@@ -55,8 +55,8 @@ class PlayedSite:
                 self.compact(step.limit)
             case Rebuild():
                 self.rebuild(step.limit)
-            case ChangeLanes():
-                self.change_lanes(step.lanes)
+            case ChangePartitions():
+                self.change_partitions(step.partitions)
             case Ask():
                 self.check_answers([step.span])
 
@@ -78,9 +78,9 @@ class PlayedSite:
             assert answer.failed == 0
             aggregated: int = answer.aggregated
             return aggregated
-        page = self.hands.aggregator.run_site_once(self.hands.connection, self.site_id, LATER, limit)
-        assert page.failed == 0
-        return page.aggregated
+        page = self.hands.aggregator.aggregate(self.hands.connection, self.site_id, LATER, limit)
+        assert page.done.failed == 0
+        return page.done.aggregated
 
     def rebuild(self, limit: int) -> bool:
         """One page of a rebuild; whether it needs another."""
@@ -107,19 +107,19 @@ class PlayedSite:
     def compact(self, limit: int) -> int:
         """One chunk of compaction, which changes nothing that the tables say; how many deltas it took."""
         before = self.tables()
-        compacted = compact.run_once(self.hands.connection, self.site_id, limit).shards
+        compacted = compact.compact(self.hands.connection, self.site_id, LATER, limit).done.deltas
         assert compacted <= limit
         assert self.tables() == before
         return compacted
 
-    def change_lanes(self, lanes: int) -> None:
-        """A new number of lanes, and a write key that no process has cached with an older one."""
-        changed = admin_pb2.Site(slug=self.site.slug, settings=admin_pb2.SiteSettings(rollup_shard_count=lanes))
+    def change_partitions(self, partitions: int) -> None:
+        """A new number of partitions, and a write key that no process has cached with an older one."""
+        changed = admin_pb2.Site(slug=self.site.slug, settings=admin_pb2.SiteSettings(rollup_shard_count=partitions))
         mask = field_mask_pb2.FieldMask(paths=["settings.rollup_shard_count"])
         update = admin_pb2.UpdateSiteRequest(site=changed, update_mask=mask)
         self.site.operator.UpdateSite(update, metadata=self.site.as_admin)
         request = admin_pb2.CreateApiKeyRequest(
-            site=self.site.slug, kind=admin_pb2.API_KEY_KIND_WRITE, name=f"{lanes} lanes"
+            site=self.site.slug, kind=admin_pb2.API_KEY_KIND_WRITE, name=f"{partitions} partitions"
         )
         made = self.site.operator.CreateApiKey(request, metadata=self.site.as_admin)
         self._keys.append((("x-write-key", made.key),))

@@ -31,13 +31,13 @@ class Stream:
 
     events: tuple[RawEvent, ...]
     timeout: int
-    lanes: int
+    partitions: int
     """`rollup_shard_count` at first."""
 
 
 @dataclass(frozen=True)
 class Send:
-    """A batch arrives, sent with one of the site's write keys (the later ones know later numbers of lanes)."""
+    """A batch arrives, sent with one of the site's write keys (the later ones know later numbers of partitions)."""
 
     site: int
     events: tuple[RawEvent, ...]
@@ -71,11 +71,11 @@ class Rebuild:
 
 
 @dataclass(frozen=True)
-class ChangeLanes:
-    """The site's number of lanes changes, whatever is pending."""
+class ChangePartitions:
+    """The site's number of partitions changes, whatever is pending."""
 
     site: int
-    lanes: int
+    partitions: int
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,9 @@ class Ask:
     span: tuple[int, int]
 
 
-Step = Send | Aggregate | Compact | Rebuild | ChangeLanes | Ask
+Step = Send | Aggregate | Compact | Rebuild | ChangePartitions | Ask
 
-lanes = st.integers(1, 8)
+partitions = st.integers(1, 8)
 limits = st.sampled_from((1, 2, 3, 7, 1_000))
 timeouts = st.sampled_from((30 * MINUTE, SECOND, HOUR, 5 * HOUR, 2 * DAY))
 paths = st.sampled_from(("/", "", "/a", "/b"))
@@ -179,7 +179,7 @@ def streams(draw: st.DrawFn, *, most: int = 20, midnights: Sequence[int] = MIDNI
     return Stream(
         tuple(draw(events_of(cast, number, at)) for number, at in zip(numbers, instants, strict=True)),
         timeout,
-        draw(lanes),
+        draw(partitions),
     )
 
 
@@ -209,7 +209,7 @@ def histories(draw: st.DrawFn, sites: list[Stream], *, asks: int = 2, most_dupli
     again = st.tuples(st.sampled_from(order), st.integers(0, len(order)))
     for delivery, place in draw(st.lists(again, max_size=most_duplicates)):
         order.insert(place, delivery)
-    actions = ("hold", "hold", "send", "aggregate", "aggregate", "fold", "lanes", "ask", "rebuild")
+    actions = ("hold", "hold", "send", "aggregate", "aggregate", "fold", "partitions", "ask", "rebuild")
     waiting: list[list[RawEvent]] = [[] for _ in sites]
     steps: list[Step] = []
 
@@ -229,8 +229,8 @@ def histories(draw: st.DrawFn, sites: list[Stream], *, asks: int = 2, most_dupli
             steps += [Aggregate(site, draw(limits), by_rpc=False), Compact(site, draw(limits))]
         elif action == "rebuild":
             steps += [Rebuild(site, limit) for limit in draw(st.lists(limits, min_size=1, max_size=4))]
-        elif action == "lanes":
-            steps.append(ChangeLanes(site, draw(lanes)))
+        elif action == "partitions":
+            steps.append(ChangePartitions(site, draw(partitions)))
         elif action == "ask" and sum(isinstance(step, Ask) for step in steps) < asks:
             steps.append(Ask(site, draw(st.one_of(st.just(whole(sites[site])), spans(sites[site])))))
     for site in range(len(sites)):

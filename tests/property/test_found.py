@@ -84,7 +84,7 @@ STORIES = {
 def test_the_story_ends_in_the_recount(hands: Hands, story: str, backwards: bool) -> None:
     """Folded after every event, read whole and by the hour around it."""
     events = STORIES[story][::-1] if backwards else STORIES[story]
-    site = PlayedSite(hands, Stream(tuple(events), TIMEOUT, lanes=1))
+    site = PlayedSite(hands, Stream(tuple(events), TIMEOUT, partitions=1))
     for one in events:
         site.send(Send(0, (one,), key=0, with_defaults=False))
         site.drain()
@@ -100,7 +100,7 @@ def test_the_story_ends_in_the_recount(hands: Hands, story: str, backwards: bool
 def test_the_story_told_at_once_ends_in_the_recount(hands: Hands, story: str, backwards: bool) -> None:
     """In one batch and one page, in either order."""
     events = STORIES[story][::-1] if backwards else STORIES[story]
-    site = PlayedSite(hands, Stream(tuple(events), TIMEOUT, lanes=1))
+    site = PlayedSite(hands, Stream(tuple(events), TIMEOUT, partitions=1))
     site.send(Send(0, tuple(events), key=0, with_defaults=False))
     site.drain()
     site.check()

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tests.property import examples
 from tests.property.driver import play
-from tests.property.streams import Stream, histories, lanes, limits, spans, streams, whole
+from tests.property.streams import Stream, histories, limits, partitions, spans, streams, whole
 from tests.support.hands import Hands
 
 several = st.lists(streams(), min_size=1, max_size=3)
@@ -33,9 +33,9 @@ def test_every_answer_and_table_equals_the_recount(hands: Hands, data: st.DataOb
 @given(data=st.data(), stream=streams())
 @examples(0.15)
 def test_two_orders_of_the_same_events_leave_the_same_tables(hands: Hands, data: st.DataObject, stream: Stream) -> None:
-    """Permuted, batched, repeated, aggregated and folded differently, over different lanes: everything but visitor
-    numbers and the shards of a sum is the same, and so is every answer."""
-    other = replace(stream, lanes=data.draw(lanes))
+    """Permuted, batched, repeated, aggregated and folded differently, over different partitions: everything but visitor
+    numbers and the deltas of a sum is the same, and so is every answer."""
+    other = replace(stream, partitions=data.draw(partitions))
     [one] = play(hands, [stream], data.draw(histories([stream], asks=0), label="one order"))
     [two] = play(hands, [other], data.draw(histories([other], asks=0), label="another order"))
     for site in (one, two):

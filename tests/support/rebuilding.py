@@ -11,9 +11,9 @@ from tests.support.traffic import batch_of
 from tests.support.upkeep import compact
 
 
-def sent(hands: Hands, name: str, events: list[RawEvent], *, lanes: int = 3) -> FootfallSite:
+def sent(hands: Hands, name: str, events: list[RawEvent], *, partitions: int = 3) -> FootfallSite:
     """A site that has taken and counted the events, half of them compacted."""
-    site = FootfallSite(hands.suite, name, rollup_shard_count=lanes)
+    site = FootfallSite(hands.suite, name, rollup_shard_count=partitions)
     for at in range(0, len(events), 60):
         site.send(batch_of(events[at : at + 60]))
         if at > len(events) // 2:

@@ -23,7 +23,7 @@ from tests.support.traffic import batch_of, made_up
 from tests.support.upkeep import compact, everything, keep, sizes, state_of
 
 Connection = psycopg.Connection[Any]
-STOPPED = "Stopped. The pages that were done stay done; run it again to go on."
+STOPPED = "Stopped. What was done stays done; run it again to go on."
 
 
 def pending_site(suite: Suite, seed: int, events: int = 40) -> FootfallSite:

@@ -133,6 +133,12 @@ def test_a_site_that_is_being_deleted_does_nothing_any_more(suite: Suite, connec
             update_mask=field_mask_pb2.FieldMask(paths=[path]),
         )
         assert refusal_of(site.operator.UpdateSite, update, metadata=site.as_admin).reason == "SITE_NOT_FOUND"
+    ensure = admin_pb2.EnsureSiteRequest(slug=site.slug)
+    assert refusal_of(site.operator.EnsureSite, ensure, metadata=site.as_admin) == NOT_FOUND
+    new_key = admin_pb2.CreateApiKeyRequest(kind=admin_pb2.API_KEY_KIND_READ, site=site.slug)
+    assert refusal_of(site.operator.CreateApiKey, new_key, metadata=site.as_admin) == NOT_FOUND
+    keys = admin_pb2.ListApiKeysRequest(site=site.slug)
+    assert refusal_of(site.operator.ListApiKeys, keys, metadata=site.as_admin) == NOT_FOUND
     create = admin_pb2.CreateSiteRequest(slug=site.slug)
     assert refusal_of(site.operator.CreateSite, create, metadata=site.as_admin).reason == "SITE_EXISTS"
     shown = site.operator.GetSite(admin_pb2.GetSiteRequest(site=site.slug), metadata=site.as_admin).site

@@ -139,8 +139,8 @@ def compact(
             lock = compaction_lock(site_id, dimension, (day - EPOCH).days)
             row = connection.execute("SELECT pg_try_advisory_xact_lock(%s, %s)", lock).fetchone()
             done = _compact_day(connection, site_id, dimension, hour, limit) if row and row[0] else Compacted()
+            left = _next_delta(connection, site_id, (dimension, hour), newest) if done.deltas else None
         if done.deltas:
-            left = _next_delta(connection, site_id, (dimension, hour), newest)
             return Chunk(done, left is not None, () if left is None else (newest, *left))
         # Another worker holds this day or has just compacted it: go on behind it.
         start = day + DAY

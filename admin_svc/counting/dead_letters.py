@@ -94,8 +94,9 @@ def requeue(
     `connection` is in autocommit. Raises a DatabaseFault.
     """
     parameters = {"site_id": site_id, "now": now, "rows": limit, "failed_before": failed_before or "infinity"}
-    requeued = connection.execute(_REQUEUE, parameters).rowcount
-    return Chunk(Requeued(requeued), connection.execute(_FIRST_LEFT, parameters).fetchone() is not None)
+    with connection.transaction():
+        requeued = connection.execute(_REQUEUE, parameters).rowcount
+        return Chunk(Requeued(requeued), connection.execute(_FIRST_LEFT, parameters).fetchone() is not None)
 
 
 def list_dead_letters(connection: Connection, site_id: int, after: tuple[int, int], count: int) -> list[DeadLetter]:

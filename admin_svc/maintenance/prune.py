@@ -40,13 +40,14 @@ def prune(connection: psycopg.Connection[Any], _site_id: int, now: datetime, lim
     `connection` is in autocommit. Raises a DatabaseFault.
     """
     deleted = 0
-    for site_id in _sites(connection, now, _SITES_A_CHUNK):
-        parameters = {"site_id": site_id, "now": now, "rows": limit - deleted}
-        deleted += connection.execute(_DELETE, parameters).rowcount
-        if deleted == limit:
-            break
-    # A chunk that deleted nothing has found only keys in use: the next run finds them again.
-    return Chunk(Pruned(deleted), has_more=deleted > 0 and bool(_sites(connection, now, 1)))
+    with connection.transaction():
+        for site_id in _sites(connection, now, _SITES_A_CHUNK):
+            parameters = {"site_id": site_id, "now": now, "rows": limit - deleted}
+            deleted += connection.execute(_DELETE, parameters).rowcount
+            if deleted == limit:
+                break
+        # A chunk that deleted nothing has found only keys in use: the next run finds them again.
+        return Chunk(Pruned(deleted), has_more=deleted > 0 and bool(_sites(connection, now, 1)))
 
 
 def _sites(connection: psycopg.Connection[Any], now: datetime, sites: int) -> list[int]:

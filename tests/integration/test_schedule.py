@@ -139,7 +139,7 @@ def test_a_site_that_fails_does_not_hold_up_the_others_and_its_error_is_told(ben
     bench.now += timedelta(seconds=2)
     schedule.run_once(runs.COMPACT)
     assert bench.connection.execute(unfolded).fetchall() == []
-    assert bench.told(2)[runs.COMPACT].error == ""
+    assert bench.told(2)[runs.COMPACT].error is None
 
 
 @pytest.mark.parametrize("name", [runs.COMPACT, "retry", "cleanup"])
@@ -214,7 +214,7 @@ def test_a_connection_that_is_lost_ends_the_run_and_the_next_one_goes_on(bench: 
     assert bench.told(3) == {}
     bench.now += timedelta(seconds=2)
     schedule.run_once(runs.COMPACT)
-    assert bench.told(2)[runs.COMPACT].error == ""
+    assert bench.told(2)[runs.COMPACT].error is None
     assert bench.told(3)[runs.COMPACT].rows == 1
 
 

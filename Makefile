@@ -2,7 +2,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: venv demo test lint up bench
+.PHONY: venv demo test test-postgres15 lint up bench
 
 venv: $(VENV)/.installed
 
@@ -21,6 +21,13 @@ up: venv ## Run everything until Ctrl-C
 
 test: venv ## All tests, on an embedded Postgres
 	$(BIN)/python -m pytest
+
+# The recorded cases, the laws and the plans.
+POSTGRES15_TESTS := tests/integration/test_golden.py tests/property tests/integration/test_plans.py \
+    tests/integration/test_maintenance_plans.py
+
+test-postgres15: venv ## The tests that depend on Postgres most, on an installed Postgres 15 if there is one
+	.ci/postgres15 $(BIN)/python -m pytest $(POSTGRES15_TESTS)
 
 bench: venv ## All benchmarks, each figure beside a yardstick; under 15 minutes on 2 cores
 	$(BIN)/python -m bench

@@ -2,7 +2,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: venv demo test test-postgres15 lint up bench
+.PHONY: venv demo test test-postgres15 lint proto-baseline up bench
 
 venv: $(VENV)/.installed
 
@@ -35,6 +35,10 @@ bench: venv ## All benchmarks, each figure beside a yardstick; under 15 minutes 
 lint: venv ## Style, types, protos and the import contract
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/buf lint protos
+	$(BIN)/buf breaking protos --against protos/baseline.binpb
+	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+proto-baseline: venv ## Make today's protos what the next changes of them must not break; CONTRIBUTING.md says when
+	$(BIN)/buf build protos --exclude-source-info --output protos/baseline.binpb

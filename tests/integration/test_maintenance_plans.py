@@ -149,7 +149,7 @@ def test_every_statement_of_a_page_of_cleanup_is_bounded(explained: Any) -> None
     """Of each kind: its index in its order under a LIMIT, deletes by row, and probes for what is left."""
     site = site_of(explained)
     kinds = retention.expired(site, NOW)
-    explained.execute(cleanup._WALK)
+    explained.execute(cleanup._READ_IN_ORDER)
     for kind in kinds:
         assert cleanup._delete(explained, site.site_id, kind, LIMIT)[0] <= LIMIT
         cleanup._keys_after(explained, site.site_id, kind, (), 1)
@@ -178,7 +178,7 @@ def test_cleanup_is_bounded_on_tables_without_statistics(just_loaded: psycopg.Co
 def test_a_page_of_cleanup_in_the_midst_of_a_kind_is_bounded(explained: Any) -> None:
     """Counting goes on at its cursor by the same index."""
     site = site_of(explained)
-    explained.execute(cleanup._WALK)
+    explained.execute(cleanup._READ_IN_ORDER)
     for kind in retention.expired(site, NOW):
         first = cleanup._keys_after(explained, site.site_id, kind, (), LIMIT)
         if first:

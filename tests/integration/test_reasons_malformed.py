@@ -10,11 +10,11 @@ from footfall.admin.v1 import admin_pb2
 from footfall.ingest.v1 import ingest_pb2
 from footfall.query.v1 import query_pb2
 
-from tests.footfall_site import FootfallSite
-from tests.refusals import Refusal, batch, event, refusal_of
+from tests.support.footfall_site import FootfallSite
+from tests.support.refusals import Refusal, batch, event, refusal_of
 
 if TYPE_CHECKING:
-    from tests.suite import Suite
+    from tests.support.suite import Suite
 
 MALFORMED = Refusal(grpc.StatusCode.INVALID_ARGUMENT, "MESSAGE_MALFORMED")
 NO_TAG = b"\xff"

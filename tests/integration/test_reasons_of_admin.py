@@ -10,11 +10,11 @@ import pytest
 from footfall.admin.v1 import admin_pb2
 from google.protobuf import field_mask_pb2
 
-from tests.footfall_site import FootfallSite
-from tests.refusals import Refusal, batch, event, invalid, refusal_of
+from tests.support.footfall_site import FootfallSite
+from tests.support.refusals import Refusal, batch, event, invalid, refusal_of
 
 if TYPE_CHECKING:
-    from tests.suite import Suite
+    from tests.support.suite import Suite
 
 ADMIN, READ, WRITE = (admin_pb2.ApiKeyKind.Value(f"API_KEY_KIND_{kind}") for kind in ("ADMIN", "READ", "WRITE"))
 NEW = "reasons-new"

@@ -12,13 +12,13 @@ import pytest
 from footfall.query.v1 import query_pb2, query_pb2_grpc
 
 from common.db import plain_url
-from tests.footfall_site import FootfallSite, time_range
-from tests.processes import running_service
-from tests.recount import DAY
-from tests.refusals import Refusal, batch, event, invalid, queries, refusal_of
+from tests.oracle.recount import DAY
+from tests.support.footfall_site import FootfallSite, time_range
+from tests.support.processes import running_service
+from tests.support.refusals import Refusal, batch, event, invalid, queries, refusal_of
 
 if TYPE_CHECKING:
-    from tests.suite import Suite
+    from tests.support.suite import Suite
 
 TIMEOUT_MS = 500
 """Far less than the 5 s for which a statement waits for a lock, far more than the look-up of a key or a site."""

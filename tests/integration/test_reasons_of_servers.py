@@ -10,13 +10,13 @@ import pytest
 from footfall.admin.v1 import admin_pb2
 from footfall.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 
-from tests.footfall_site import FootfallSite
-from tests.processes import running_service
-from tests.pushback import Pushback, pushback_of
-from tests.refusals import Refusal, batch, event, queries, refusal_of
+from tests.support.footfall_site import FootfallSite
+from tests.support.processes import running_service
+from tests.support.pushback import Pushback, pushback_of
+from tests.support.refusals import Refusal, batch, event, queries, refusal_of
 
 if TYPE_CHECKING:
-    from tests.suite import Suite
+    from tests.support.suite import Suite
 
 INTERNAL = Refusal(grpc.StatusCode.INTERNAL, "INTERNAL")
 

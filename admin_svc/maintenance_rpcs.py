@@ -25,7 +25,7 @@ from admin_svc.schedule.runs import ALL_SITES
 from admin_svc.site_lock import SiteBusy
 from common.clock import Clock
 from common.db import Database
-from common.errors import Reason, invalid, site_busy
+from common.errors import Reason, invalid, quoted, site_busy
 from common.keys import KeyKind, KeyRing, bearer
 from common.page_tokens import PageTokens
 from common.paging import bounded, cut_page, page_size
@@ -182,7 +182,7 @@ class MaintenanceRpcs(admin_pb2_grpc.AdminServiceServicer):
         await self._authenticate(context)
         limit = _limit(request.limit, delete_site.DEFAULT_LIMIT, delete_site.MAX_LIMIT)
         if request.confirm_slug != request.site:
-            message = f"is {request.confirm_slug!r}; give the slug {request.site!r} here too"
+            message = f"is {quoted(request.confirm_slug)}; give the slug {quoted(request.site)} here too"
             raise invalid("confirm_slug", Reason.CONFIRMATION_REQUIRED, message)
 
         def work(connection: Connection) -> pb.DeleteSiteResponse:

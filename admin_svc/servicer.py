@@ -11,7 +11,7 @@ from admin_svc import messages, status
 from admin_svc.maintenance_rpcs import Connection, Context, MaintenanceRpcs, Result
 from admin_svc.schedule.runs import ALL_SITES, last_runs
 from admin_svc.sites import api_keys, settings, sites
-from common.errors import Reason, invalid
+from common.errors import Reason, invalid, quoted
 from common.keys import KeyKind, new_key
 from common.paging import cut_page, page_size
 from common.sites import Site, find_site
@@ -185,7 +185,7 @@ def _masked_columns(site: pb.Site, paths: Iterable[str]) -> dict[str, Any]:
             plain = messages.plain_settings(site.settings, fields, "site.settings")
             columns |= settings.to_columns(plain, prefix="site.settings")
         else:
-            message = f"names {path!r}; allowed are name, status, settings[.field]"
+            message = f"names {quoted(path)}; allowed are name, status, settings[.field]"
             raise invalid("update_mask", Reason.UPDATE_MASK_INVALID, message)
     if not columns:
         raise invalid("update_mask", Reason.FIELD_REQUIRED, "is empty; name the fields to change")

@@ -12,7 +12,7 @@ from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from common.dimensions import EventType
-from common.errors import Reason, invalid
+from common.errors import Reason, invalid, quoted
 from common.sites import Site
 from common.timestamps import EPOCH, duration_micros
 
@@ -173,21 +173,21 @@ def kept_properties(properties: Struct, allowed: frozenset[str], denied: frozens
     size = 0
     for key in keys[:MAX_PROPERTY_KEYS]:
         if len(key) > _SHORT_ID and len(key.encode()) > MAX_ID_BYTES:
-            raise Rejection(Reason.ID_TOO_LONG, f"the properties key {key[:32]!r}… is longer than {MAX_ID_BYTES} bytes")
+            raise Rejection(Reason.ID_TOO_LONG, f"the properties key {quoted(key)} is longer than {MAX_ID_BYTES} bytes")
         if "\0" in key:
-            raise Rejection(Reason.TEXT_HAS_NUL, f"the properties key {key!r} holds a NUL character; remove it")
+            raise Rejection(Reason.TEXT_HAS_NUL, f"the properties key {quoted(key)} holds a NUL character; remove it")
         value = fields[key]
         match value.WhichOneof("kind"):
             case "string_value":
                 text = value.string_value
                 if "\0" in text:
-                    raise Rejection(Reason.TEXT_HAS_NUL, f"properties[{key!r}] holds a NUL character; remove it")
+                    raise Rejection(Reason.TEXT_HAS_NUL, f"properties[{quoted(key)}] holds a NUL character; remove it")
                 size += len(text.encode())
                 kept[key] = text
             case "number_value":
                 number = value.number_value
                 if not math.isfinite(number):
-                    raise Rejection(Reason.PROPERTY_NOT_FINITE, f"properties[{key!r}] is not a finite number")
+                    raise Rejection(Reason.PROPERTY_NOT_FINITE, f"properties[{quoted(key)}] is not a finite number")
                 size += 8
                 # A Struct knows only doubles; whole ones are written as people wrote them.
                 kept[key] = int(number) if number.is_integer() and abs(number) < 2**53 else number
@@ -197,7 +197,7 @@ def kept_properties(properties: Struct, allowed: frozenset[str], denied: frozens
             case "struct_value" | "list_value":
                 raise Rejection(
                     Reason.PROPERTY_NOT_SCALAR,
-                    f"properties[{key!r}] is nested; send strings, numbers, bools or null",
+                    f"properties[{quoted(key)}] is nested; send strings, numbers, bools or null",
                 )
             case _:
                 kept[key] = None

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from footfall.query.v1 import query_pb2
 
-from common.errors import Reason, invalid
+from common.errors import Reason, invalid, quoted
 from common.intervals import HOUR
 
 MAX_BUCKETS = 10_000
@@ -21,7 +21,7 @@ def zone_named(name: str) -> ZoneInfo:
         raise invalid(
             "time_zone",
             Reason.TIME_ZONE_UNKNOWN,
-            f"{name[:64]!r} is not an IANA time zone such as Europe/Berlin",
+            f"{quoted(name)} is not an IANA time zone such as Europe/Berlin",
         )
     return ZoneInfo(name)
 

@@ -8,7 +8,7 @@ import psycopg
 from psycopg.rows import class_row
 
 from admin_svc.sites.api_keys import add_key
-from common.errors import CallError, Reason, site_not_found
+from common.errors import CallError, Reason, quoted, site_not_found
 from common.keys import KeyKind, new_key
 from common.sites import ACTIVE, COLUMNS, DELETING, Site
 
@@ -71,7 +71,7 @@ def site_exists(slug: str) -> CallError:
     return CallError(
         grpc.StatusCode.ALREADY_EXISTS,
         Reason.SITE_EXISTS,
-        f"there is a site {slug!r}; EnsureSite returns it, UpdateSite changes it",
+        f"there is a site {quoted(slug)}; EnsureSite returns it, UpdateSite changes it",
         "slug",
     )
 

@@ -79,7 +79,7 @@ class _Encoder:
 
     def row(self, index: int, event: ingest_pb2.Event) -> Row:
         """The event as a row. Raises Rejection."""
-        kind, name, visitor, session, user, sent_id, occurred_at = judge(event, self._bounds)
+        kind, name, visitor, session, user, sent_id, occurred_at = judge(event, self._bounds, self._visitor_id)
         if visitor or session or user:
             who = (
                 _own_text("visitor_id", visitor or self._visitor_id)

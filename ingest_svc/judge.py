@@ -69,14 +69,6 @@ def check_batch(request: IngestRequest, max_events: int) -> None:
             raise invalid(
                 f"defaults.context.{descriptor.name}", Reason.TEXT_HAS_NUL, "holds a NUL character; remove it"
             )
-    if not defaults.visitor_id:
-        for index, event in enumerate(request.events):
-            if not event.visitor_id:
-                raise invalid(
-                    f"events[{index}].visitor_id",
-                    Reason.VISITOR_REQUIRED,
-                    "is empty, and so is defaults.visitor_id; set one of them",
-                )
 
 
 def checked_id(field: str, value: str) -> str:
@@ -137,7 +129,9 @@ class TimeBounds:
         return micros
 
 
-def judge(event: ingest_pb2.Event, bounds: TimeBounds) -> tuple[int, str, str, str, str, str, int | None]:
+def judge(
+    event: ingest_pb2.Event, bounds: TimeBounds, default_visitor: str
+) -> tuple[int, str, str, str, str, str, int | None]:
     """Type, name, visitor id, session id, user id, event id and time of an event, as they are stored.
 
     The name is stripped, the time is in µs since 1970 UTC; what the event does not say is "" or None. Each field of a
@@ -156,6 +150,8 @@ def judge(event: ingest_pb2.Event, bounds: TimeBounds) -> tuple[int, str, str, s
         checked_id("visitor_id", visitor)
         checked_id("session_id", session)
         checked_id("user_id", user)
+    if not (visitor or default_visitor):
+        raise Rejection(Reason.VISITOR_REQUIRED, "visitor_id is empty, and so is defaults.visitor_id; set one of them")
     if event_id:
         checked_id("event_id", event_id)
     at = bounds.check(event.occurred_at) if event.HasField("occurred_at") else None

@@ -93,7 +93,7 @@ def _what_next(connection: Connection, data_dir: Path) -> str:
     ports = ",".join(address.rpartition(":")[2] for address in (connection.ingest, connection.query, connection.admin))
     up = shlex.join([_this_command(), "up", "--data-dir", str(data_dir), "--ports", ports])
     # The key stays in its file: what is printed ends up in logs and in screenshots.
-    read_key = f"import json; print(json.load(open({FILE_NAME!r}))['admin_key'])"
+    read_key = f'import json; print(json.load(open("{FILE_NAME}"))["admin_key"])'
     key = f"ADMIN_KEY=$(cd {shlex.quote(str(data_dir))} && python3 -c {shlex.quote(read_key)})"
     call = 'grpcurl -plaintext -H "authorization: Bearer $ADMIN_KEY" -d'
     overview = json.dumps({"site": SITE, "range": LOG_RANGE})

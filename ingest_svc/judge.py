@@ -152,7 +152,7 @@ def judge(
         checked_id("user_id", user)
     if not (visitor or default_visitor):
         raise Rejection(Reason.VISITOR_REQUIRED, "visitor_id is empty, and so is defaults.visitor_id; set one of them")
-    if event_id:
+    if len(event_id) > _SHORT_ID:
         checked_id("event_id", event_id)
     at = bounds.check(event.occurred_at) if event.HasField("occurred_at") else None
     return kind, name, visitor, session, user, event_id, at

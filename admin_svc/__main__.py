@@ -4,12 +4,12 @@ import asyncio
 
 from footfall.admin.v1 import admin_pb2_grpc
 
-from admin_svc.aggregate import Aggregator
-from admin_svc.api_keys import ensure_admin_key
-from admin_svc.jobs import jobs
-from admin_svc.schedule import Schedule
+from admin_svc.counting.aggregate import Aggregator
+from admin_svc.counting.visitor_numbers import VisitorNumbers
+from admin_svc.schedule.jobs import jobs
+from admin_svc.schedule.schedule import Schedule
 from admin_svc.servicer import SERVICE, AdminServicer
-from admin_svc.visitor_numbers import VisitorNumbers
+from admin_svc.sites.api_keys import ensure_admin_key
 from common.clock import system_clock
 from common.db import Database
 from common.keys import KeyRing
@@ -22,9 +22,9 @@ PORT = 50053
 
 
 async def main(settings: Settings) -> None:
-    """Serves and aggregates until told to stop; a page under way is finished."""
+    """Serves and runs the schedule until told to stop; a chunk under way is finished."""
     db = Database(settings.database_url, application="footfall admin", pool_size=settings.pool_size)
-    # A pool of its own: a page that waits for numbers holds a connection of the other one.
+    # A pool of its own: a chunk that waits for numbers holds a connection of the other one.
     numbers_db = Database(settings.database_url, application="footfall visitor numbers", pool_size=1)
     aggregator = Aggregator(VisitorNumbers(numbers_db))
     servicer = AdminServicer(db, KeyRing(db, system_clock), page_tokens(db), aggregator, system_clock)
@@ -33,10 +33,10 @@ async def main(settings: Settings) -> None:
             ensure_admin_key(connection, settings.admin_key, system_clock())
     schedule = Schedule(
         db,
-        jobs(settings, aggregator, system_clock) if settings.schedule else [],
+        jobs(settings, aggregator) if settings.schedule else [],
         system_clock,
         run_seconds=settings.run_seconds,
-        run_pages=settings.run_pages,
+        run_chunks=settings.run_pages,
     )
     schedule.start()
 

@@ -1,223 +1,153 @@
-"""AdminService: authenticate, open a transaction, call the function that does it."""
+"""The RPCs of AdminService for sites, keys and status: request → one transaction → response."""
 
 import asyncio
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
+from typing import Any
 
-import grpc
-import sqlalchemy as sa
-from footfall.admin.v1 import admin_pb2, admin_pb2_grpc
+from footfall.admin.v1 import admin_pb2 as pb
 
-from admin_svc import api_keys, site_settings, sites
-from admin_svc.aggregate import Aggregator
-from admin_svc.maintenance import Maintenance
-from common.clock import Clock
-from common.db import Database
-from common.errors import Reason, invalid
-from common.keys import KeyKind, KeyRing, bearer, new_key
-from common.page_tokens import PageTokens
+from admin_svc import messages, status
+from admin_svc.maintenance_rpcs import Connection, Context, MaintenanceRpcs, Result
+from admin_svc.schedule.runs import ALL_SITES, last_runs
+from admin_svc.sites import api_keys, settings, sites
+from common.errors import Reason, invalid, quoted
+from common.keys import KeyKind, new_key
 from common.paging import cut_page, page_size
+from common.sites import Site, find_site
 
 SERVICE = "footfall.admin.v1.AdminService"
 
-_HOW_TO_AUTHENTICATE = "an admin key as authorization: Bearer <key>"
 _MAX_GRACE = timedelta(days=30)
 _MAX_TTL = timedelta(days=36_500)
 
-Context = grpc.aio.ServicerContext[Any, Any]
-Request = TypeVar("Request")
-Result = TypeVar("Result")
 
+class AdminServicer(MaintenanceRpcs):
+    """All RPCs; see protos/footfall/admin/v1/admin.proto."""
 
-class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
-    """Sites, keys and maintenance; see protos/footfall/admin/v1/admin.proto."""
-
-    def __init__(self, db: Database, keys: KeyRing, tokens: PageTokens, aggregator: Aggregator, clock: Clock) -> None:
-        self._db = db
-        self._keys = keys
-        self._tokens = tokens
-        self._maintenance = Maintenance(db, tokens, aggregator, clock)
-        self._clock = clock
-        # Threads of their own: a page that waits for a lane must not keep a key from being revoked.
-        self._pages = ThreadPoolExecutor(2, thread_name_prefix="pages")
-
-    async def CreateSite(self, request: admin_pb2.CreateSiteRequest, context: Context) -> admin_pb2.CreateSiteResponse:
+    async def CreateSite(self, request: pb.CreateSiteRequest, context: Context) -> pb.CreateSiteResponse:
         await self._authenticate(context)
 
-        def create(connection: sa.Connection) -> admin_pb2.CreateSiteResponse:
-            made = sites.create_site(connection, request, self._clock())
+        def create(connection: Connection) -> pb.CreateSiteResponse:
+            made = _create(connection, request, self._clock())
             if made is None:
                 raise sites.site_exists(request.slug)
-            row, key = made
-            return admin_pb2.CreateSiteResponse(site=sites.to_proto(row), write_key=key)
+            site, key = made
+            return pb.CreateSiteResponse(site=messages.site(site), write_key=key)
 
         return await self._transact(create)
 
-    async def EnsureSite(self, request: admin_pb2.EnsureSiteRequest, context: Context) -> admin_pb2.EnsureSiteResponse:
+    async def EnsureSite(self, request: pb.EnsureSiteRequest, context: Context) -> pb.EnsureSiteResponse:
         await self._authenticate(context)
 
-        def ensure(connection: sa.Connection) -> admin_pb2.EnsureSiteResponse:
-            made = sites.create_site(connection, request, self._clock())
+        def ensure(connection: Connection) -> pb.EnsureSiteResponse:
+            made = _create(connection, request, self._clock())
             if made is None:
-                row = sites.get_site(connection, request.slug)
-                return admin_pb2.EnsureSiteResponse(site=sites.to_proto(row))
-            row, key = made
-            return admin_pb2.EnsureSiteResponse(site=sites.to_proto(row), write_key=key, created=True)
+                return pb.EnsureSiteResponse(site=messages.site(find_site(connection, request.slug)))
+            site, key = made
+            return pb.EnsureSiteResponse(site=messages.site(site), write_key=key, created=True)
 
         return await self._transact(ensure)
 
-    async def GetSite(self, request: admin_pb2.GetSiteRequest, context: Context) -> admin_pb2.GetSiteResponse:
+    async def GetSite(self, request: pb.GetSiteRequest, context: Context) -> pb.GetSiteResponse:
         await self._authenticate(context)
-        row = await self._transact(lambda connection: sites.get_site(connection, request.site))
-        return admin_pb2.GetSiteResponse(site=sites.to_proto(row))
+        site = await self._transact(lambda connection: find_site(connection, request.site, or_deleting=True))
+        return pb.GetSiteResponse(site=messages.site(site))
 
-    async def ListSites(self, request: admin_pb2.ListSitesRequest, context: Context) -> admin_pb2.ListSitesResponse:
+    async def ListSites(self, request: pb.ListSitesRequest, context: Context) -> pb.ListSitesResponse:
         await self._authenticate(context)
         size, bound = page_size(request.page_size), ("ListSites",)
 
-        def read(connection: sa.Connection) -> admin_pb2.ListSitesResponse:
-            after = self._tokens.open(bound, request.page_token) or [""]
-            rows = sites.list_sites(connection, str(after[0]), size + 1)
-            page, token = cut_page(rows, size, sites.to_proto, self._tokens, bound, lambda row: [row.slug])
-            return admin_pb2.ListSitesResponse(sites=page, has_more=bool(token), next_page_token=token)
+        def read(connection: Connection) -> pb.ListSitesResponse:
+            [after] = self._tokens.open(bound, request.page_token) or ("",)
+            rows = sites.list_sites(connection, after, size + 1)
+            page, token = cut_page(rows, size, messages.site, self._tokens, bound, lambda site: (site.slug,))
+            return pb.ListSitesResponse(sites=page, has_more=bool(token), next_page_token=token)
 
         return await self._transact(read)
 
-    async def UpdateSite(self, request: admin_pb2.UpdateSiteRequest, context: Context) -> admin_pb2.UpdateSiteResponse:
+    async def UpdateSite(self, request: pb.UpdateSiteRequest, context: Context) -> pb.UpdateSiteResponse:
         await self._authenticate(context)
-        row = await self._transact(
-            lambda connection: sites.update_site(connection, request.site, request.update_mask.paths, self._clock()),
-        )
-        return admin_pb2.UpdateSiteResponse(site=sites.to_proto(row))
+        slug = settings.check_slug(request.site.slug)
+        columns = _masked_columns(request.site, request.update_mask.paths)
+        site = await self._transact(lambda connection: sites.update_site(connection, slug, columns, self._clock()))
+        return pb.UpdateSiteResponse(site=messages.site(site))
 
-    async def RotateWriteKey(
-        self, request: admin_pb2.RotateWriteKeyRequest, context: Context
-    ) -> admin_pb2.RotateWriteKeyResponse:
+    async def RotateWriteKey(self, request: pb.RotateWriteKeyRequest, context: Context) -> pb.RotateWriteKeyResponse:
         await self._authenticate(context)
-        grace = timedelta(microseconds=site_settings.micros_of("grace_period", request.grace_period))
+        grace = timedelta(microseconds=messages.micros_of("grace_period", request.grace_period))
         if not timedelta(0) <= grace <= _MAX_GRACE:
             raise invalid("grace_period", Reason.VALUE_OUT_OF_RANGE, f"must be 0 to {_MAX_GRACE.days} days")
 
-        def rotate(connection: sa.Connection) -> str:
-            site = sites.get_site(connection, request.site)
+        def rotate(connection: Connection) -> str:
+            # Also of a site that is being deleted: a key that has leaked can be ended at once.
+            site = find_site(connection, request.site, or_deleting=True)
             return api_keys.rotate_write_key(connection, site.site_id, self._clock(), grace)
 
-        return admin_pb2.RotateWriteKeyResponse(write_key=await self._transact(rotate))
+        return pb.RotateWriteKeyResponse(write_key=await self._transact(rotate))
 
-    async def CreateApiKey(
-        self, request: admin_pb2.CreateApiKeyRequest, context: Context
-    ) -> admin_pb2.CreateApiKeyResponse:
+    async def CreateApiKey(self, request: pb.CreateApiKeyRequest, context: Context) -> pb.CreateApiKeyResponse:
         await self._authenticate(context)
-        if int(request.kind) not in tuple(KeyKind):
-            raise invalid("kind", Reason.VALUE_UNKNOWN, "must be WRITE, READ or ADMIN")
-        kind = KeyKind(request.kind)
-        if kind is KeyKind.WRITE and not request.site:
-            raise invalid("site", Reason.FIELD_REQUIRED, "is empty; a write key is for one site")
-        if kind is KeyKind.ADMIN and request.site:
-            raise invalid("site", Reason.SITE_NOT_ALLOWED_HERE, "must be empty; an admin key is for all sites")
-        name = site_settings.check_name("name", request.name)
-        ttl = None
-        if request.HasField("ttl"):
-            ttl = timedelta(microseconds=site_settings.micros_of("ttl", request.ttl))
-            if not timedelta(0) < ttl <= _MAX_TTL:
-                raise invalid("ttl", Reason.VALUE_OUT_OF_RANGE, f"must be more than 0 and at most {_MAX_TTL.days} days")
+        kind, name, ttl = _key_kind(request), settings.check_name("name", request.name), _ttl(request)
 
-        def create(connection: sa.Connection) -> admin_pb2.CreateApiKeyResponse:
-            site_id = sites.get_site(connection, request.site).site_id if request.site else None
+        def create(connection: Connection) -> pb.CreateApiKeyResponse:
+            site_id = find_site(connection, request.site).site_id if request.site else None
             key = new_key(kind)
             key_id = api_keys.add_key(connection, kind, site_id, name, self._clock(), key, ttl)
-            row = api_keys.get_key(connection, key_id)
-            return admin_pb2.CreateApiKeyResponse(api_key=api_keys.to_proto(row), key=key)
+            return pb.CreateApiKeyResponse(api_key=messages.api_key(api_keys.get_key(connection, key_id)), key=key)
 
         return await self._transact(create)
 
-    async def ListApiKeys(
-        self, request: admin_pb2.ListApiKeysRequest, context: Context
-    ) -> admin_pb2.ListApiKeysResponse:
+    async def ListApiKeys(self, request: pb.ListApiKeysRequest, context: Context) -> pb.ListApiKeysResponse:
         await self._authenticate(context)
         size, bound = page_size(request.page_size), ("ListApiKeys", request.site)
 
-        def read(connection: sa.Connection) -> admin_pb2.ListApiKeysResponse:
-            after = self._tokens.open(bound, request.page_token) or [0]
-            site_id = sites.get_site(connection, request.site).site_id if request.site else None
-            rows = api_keys.list_keys(connection, site_id, int(after[0]), self._clock(), size + 1)
-            page, token = cut_page(rows, size, api_keys.to_proto, self._tokens, bound, lambda row: [row.key_id])
-            return admin_pb2.ListApiKeysResponse(api_keys=page, has_more=bool(token), next_page_token=token)
+        def read(connection: Connection) -> pb.ListApiKeysResponse:
+            [after] = self._tokens.open(bound, request.page_token) or (0,)
+            site_id = find_site(connection, request.site).site_id if request.site else None
+            rows = api_keys.list_keys(connection, site_id, after, self._clock(), size + 1)
+            page, token = cut_page(rows, size, messages.api_key, self._tokens, bound, lambda key: (key.key_id,))
+            return pb.ListApiKeysResponse(api_keys=page, has_more=bool(token), next_page_token=token)
 
         return await self._transact(read)
 
-    async def RevokeApiKey(
-        self, request: admin_pb2.RevokeApiKeyRequest, context: Context
-    ) -> admin_pb2.RevokeApiKeyResponse:
+    async def RevokeApiKey(self, request: pb.RevokeApiKeyRequest, context: Context) -> pb.RevokeApiKeyResponse:
         await self._authenticate(context)
-        row = await self._transact(lambda connection: api_keys.end_key(connection, request.id, self._clock()))
-        return admin_pb2.RevokeApiKeyResponse(api_key=api_keys.to_proto(row))
+        key = await self._transact(lambda connection: api_keys.end_key(connection, request.id, self._clock()))
+        return pb.RevokeApiKeyResponse(api_key=messages.api_key(key))
 
-    async def AggregatePending(
-        self, request: admin_pb2.AggregatePendingRequest, context: Context
-    ) -> admin_pb2.AggregatePendingResponse:
+    async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.GetStatusResponse:
         await self._authenticate(context)
-        return await self._page(self._maintenance.aggregate_pending, request)
+        size, bound = page_size(request.page_size), ("GetStatus", request.site)
 
-    async def RebuildSite(
-        self, request: admin_pb2.RebuildSiteRequest, context: Context
-    ) -> admin_pb2.RebuildSiteResponse:
-        await self._authenticate(context)
-        return await self._page(self._maintenance.rebuild_site, request)
+        def read() -> pb.GetStatusResponse:
+            [after] = self._tokens.open(bound, request.page_token) or ("",)
+            with self._db.snapshot() as connection:
+                if request.site:
+                    find_site(connection, request.site)
+                states = status.site_states(connection, request.site, after, size + 1)
+                runs = last_runs(connection, [ALL_SITES, *(state.site_id for state in states)])
+                tables = status.table_states(connection)
+            now = self._clock()
+            page, token = cut_page(
+                states,
+                size,
+                lambda state: messages.site_state(state, runs[state.site_id], now),
+                self._tokens,
+                bound,
+                lambda state: (state.slug,),
+            )
+            return pb.GetStatusResponse(
+                sites=page,
+                tables=map(messages.table_state, tables),
+                jobs=map(messages.job_run, runs[ALL_SITES]),
+                has_more=bool(token),
+                next_page_token=token,
+            )
 
-    async def RetryFailedEvents(
-        self, request: admin_pb2.RetryFailedEventsRequest, context: Context
-    ) -> admin_pb2.RetryFailedEventsResponse:
-        await self._authenticate(context)
-        return await self._page(self._maintenance.retry_failed_events, request)
+        return await asyncio.to_thread(read)
 
-    async def ListFailedEvents(
-        self, request: admin_pb2.ListFailedEventsRequest, context: Context
-    ) -> admin_pb2.ListFailedEventsResponse:
-        await self._authenticate(context)
-        return await self._page(self._maintenance.list_failed_events, request)
-
-    async def CompactRollups(
-        self, request: admin_pb2.CompactRollupsRequest, context: Context
-    ) -> admin_pb2.CompactRollupsResponse:
-        await self._authenticate(context)
-        return await self._page(self._maintenance.compact_rollups, request)
-
-    async def CleanupSite(
-        self, request: admin_pb2.CleanupSiteRequest, context: Context
-    ) -> admin_pb2.CleanupSiteResponse:
-        await self._authenticate(context)
-        return await self._page(self._maintenance.cleanup_site, request)
-
-    async def PruneExpired(
-        self, request: admin_pb2.PruneExpiredRequest, context: Context
-    ) -> admin_pb2.PruneExpiredResponse:
-        await self._authenticate(context)
-        return await self._page(self._maintenance.prune_expired, request)
-
-    async def GetStatus(self, request: admin_pb2.GetStatusRequest, context: Context) -> admin_pb2.GetStatusResponse:
-        await self._authenticate(context)
-        return await self._page(self._maintenance.get_status, request)
-
-    async def DeleteSite(self, request: admin_pb2.DeleteSiteRequest, context: Context) -> admin_pb2.DeleteSiteResponse:
-        await self._authenticate(context)
-        return await self._page(self._maintenance.delete_site, request)
-
-    async def EraseVisitor(
-        self, request: admin_pb2.EraseVisitorRequest, context: Context
-    ) -> admin_pb2.EraseVisitorResponse:
-        await self._authenticate(context)
-        return await self._page(self._maintenance.erase_visitor, request)
-
-    async def _page(self, work: Callable[[Request], Result], request: Request) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._pages, work, request)
-
-    async def _authenticate(self, context: Context) -> None:
-        await self._keys.authenticate(bearer(context), _HOW_TO_AUTHENTICATE, KeyKind.ADMIN)
-
-    async def _transact(self, work: Callable[[sa.Connection], Result]) -> Result:
+    async def _transact(self, work: Callable[[Connection], Result]) -> Result:
         """Does `work` in one transaction, off the event loop."""
 
         def transact() -> Result:
@@ -225,3 +155,58 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
                 return work(connection)
 
         return await asyncio.to_thread(transact)
+
+
+def _create(
+    connection: Connection, request: pb.CreateSiteRequest | pb.EnsureSiteRequest, now: datetime
+) -> tuple[Site, str] | None:
+    slug = settings.check_slug(request.slug)
+    columns = {
+        "name": settings.check_name("name", request.name) or slug,
+        **settings.to_columns(messages.plain_settings(request.settings, settings.FIELDS, "settings")),
+    }
+    write_key = settings.check_write_key(request.write_key) if request.write_key else None
+    return sites.create_site(connection, slug, columns, write_key, now)
+
+
+def _masked_columns(site: pb.Site, paths: Iterable[str]) -> dict[str, Any]:
+    """The columns of the masked fields."""
+    columns: dict[str, Any] = {}
+    for path in paths:
+        parent, _, field = path.partition(".")
+        if path == "name":
+            columns["name"] = settings.check_name("site.name", site.name) or site.slug
+        elif path == "status":
+            if site.status not in (pb.SITE_STATUS_ACTIVE, pb.SITE_STATUS_DISABLED):
+                raise invalid("site.status", Reason.VALUE_UNKNOWN, "must be ACTIVE or DISABLED")
+            columns["status"] = site.status
+        elif path == "settings" or (parent == "settings" and field in settings.FIELDS):
+            fields = [field] if field else settings.FIELDS
+            plain = messages.plain_settings(site.settings, fields, "site.settings")
+            columns |= settings.to_columns(plain, prefix="site.settings")
+        else:
+            message = f"names {quoted(path)}; allowed are name, status, settings[.field]"
+            raise invalid("update_mask", Reason.UPDATE_MASK_INVALID, message)
+    if not columns:
+        raise invalid("update_mask", Reason.FIELD_REQUIRED, "is empty; name the fields to change")
+    return columns
+
+
+def _key_kind(request: pb.CreateApiKeyRequest) -> KeyKind:
+    if int(request.kind) not in tuple(KeyKind):
+        raise invalid("kind", Reason.VALUE_UNKNOWN, "must be WRITE, READ or ADMIN")
+    kind = KeyKind(request.kind)
+    if kind is KeyKind.WRITE and not request.site:
+        raise invalid("site", Reason.FIELD_REQUIRED, "is empty; a write key is for one site")
+    if kind is KeyKind.ADMIN and request.site:
+        raise invalid("site", Reason.SITE_NOT_ALLOWED_HERE, "must be empty; an admin key is for all sites")
+    return kind
+
+
+def _ttl(request: pb.CreateApiKeyRequest) -> timedelta | None:
+    if not request.HasField("ttl"):
+        return None
+    ttl = timedelta(microseconds=messages.micros_of("ttl", request.ttl))
+    if not timedelta(0) < ttl <= _MAX_TTL:
+        raise invalid("ttl", Reason.VALUE_OUT_OF_RANGE, f"must be more than 0 and at most {_MAX_TTL.days} days")
+    return ttl

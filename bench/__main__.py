@@ -5,11 +5,12 @@ python -m bench [--scale 0.1] [--json FILE]
 
 import time
 
-from bench import aggregate, fold, growth, ingest, query, sustained
+from bench import aggregate, growth, ingest, query, sustained
+from bench import compaction as fold
 from bench.big_site import load_sites, shape_at
+from bench.command_line import parse_options, report
 from bench.figures import Figure
-from bench.part import parse_options, report
-from bench.stage import open_stage
+from bench.own_suite import open_stage
 
 MINUTES = 15.0
 

@@ -1,4 +1,4 @@
-"""How many events a second are aggregated: a backlog drained by one worker, and by two over four lanes.
+"""How many events a second are aggregated: a backlog drained by one worker, and by two over four partitions.
 
     python -m bench.aggregate [--scale 0.1] [--json FILE]
 
@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from footfall.admin.v1 import admin_pb2
 
 from bench.backlog import make_backlog, send_backlog
+from bench.command_line import main, say
 from bench.figures import Figure
-from bench.part import main, say
-from bench.stage import open_stage, peak_memory
+from bench.own_suite import open_stage, peak_memory
 from bench.yardstick import Yardstick
 from cli.connection import Connection
 
@@ -31,17 +31,17 @@ WORKER_MEGABYTES = 400.0
 EVENTS = 300_000
 _YARDSTICK_EVENTS = 40_000
 _SLICES = 6
-_LANES = 4
+_PARTITIONS = 4
 
 
 def measure(scale: float) -> list[Figure]:
     """One worker and two, a slice of the backlog each in turn, on a suite of its own."""
-    slices = [_Slices("one-worker", workers=1, lanes=1), _Slices("two-workers", workers=2, lanes=_LANES)]
+    slices = [_Slices("one-worker", workers=1, partitions=1), _Slices("two-workers", workers=2, partitions=_PARTITIONS)]
     events = round(EVENTS * scale)
     with open_stage() as stage, ExitStack() as stack:
         requests = make_backlog(events)
         for each in slices:
-            sent = send_backlog(stage, stage.create_site(each.site, lanes=each.lanes), requests)
+            sent = send_backlog(stage, stage.create_site(each.site, partitions=each.partitions), requests)
             assert sent == events, f"{sent} of {events} events were accepted"
             each.processes = [stack.enter_context(stage.another("admin")) for _ in range(each.workers)]
         pids = [pid for each in slices for _, pid in each.processes]
@@ -57,9 +57,9 @@ def measure(scale: float) -> list[Figure]:
     gain = statistics.median(of_two / of_one for of_two, of_one in zip(two.rates, one.rates, strict=False))
     return [
         Figure(PART, "one worker, over the bare loop", ratio, "×", ONE_WORKER),
-        Figure(PART, "two workers and 4 lanes, over one worker", gain, "×", TWO_WORKERS),
+        Figure(PART, "two workers and 4 partitions, over one worker", gain, "×", TWO_WORKERS),
         Figure(PART, "one worker", statistics.median(one.rates), "events/s"),
-        Figure(PART, "two workers and 4 lanes", statistics.median(two.rates), "events/s"),
+        Figure(PART, "two workers and 4 partitions", statistics.median(two.rates), "events/s"),
         Figure(PART, "bare loop", yardstick.rate, "events/s"),
         Figure(PART, "peak RSS of a worker", max(peaks), "MB", WORKER_MEGABYTES, at_least=False),
     ]
@@ -85,7 +85,7 @@ class _Slices:
 
     site: str
     workers: int
-    lanes: int
+    partitions: int
     processes: list[tuple[Connection, int]] = field(default_factory=list)
     drained: int = 0
     rates: list[float] = field(default_factory=list)

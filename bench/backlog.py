@@ -12,8 +12,8 @@ from footfall.type.v1 import event_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from bench.events import uuid7
+from bench.own_suite import Stage
 from bench.senders import call_all
-from bench.stage import Stage
 
 EVENTS_A_SESSION = 5
 PAGES = 2_000

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.aggregated_dataset import derive
+from bench.command_line import say
 from bench.dashboard import Span
 from bench.dataset import START, Shape, generate
-from bench.derive import derive
 from bench.loader import load, settle, without_indexes
-from bench.part import say
-from bench.stage import Stage
+from bench.own_suite import Stage
 
 EVENTS = 10_000_000
 SESSION_TIMEOUT_US = 30 * 60 * 1_000_000

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from bench.figures import Figure
-from bench.stage import MEGABYTE, Stage
+from bench.own_suite import MEGABYTE, Stage
 
 ROLLUPS_OVER_EVENTS = 0.25
 ALL_OVER_HEAP = 2.0

@@ -16,17 +16,17 @@ import sqlalchemy as sa
 from footfall.admin.v1 import admin_pb2
 
 from bench.big_site import EVENTS, BigSite, load_sites, shape_at
+from bench.command_line import main, say
 from bench.dashboard import Client
 from bench.disk import disk_figures
 from bench.figures import Figure
 from bench.ingest import CALLERS, requests_of
 from bench.loader import arm_dedupe_keys, settle, without_indexes
-from bench.part import main, say
+from bench.own_suite import Stage, open_stage
 from bench.query import dashboard_seconds
 from bench.senders import call_all
-from bench.stage import Stage, open_stage
 from cli.suite import migrate_schema
-from ingest_svc.copy_format import COPY_COLUMNS
+from common.event_columns import EVENT_COLUMNS
 
 PART = "growth"
 DASHBOARD_GROWTH = 1.5
@@ -40,7 +40,7 @@ _ROUNDS = 4
 _EVENTS_A_TURN = 50_000
 _EVENTS_A_CALL = 50
 
-_OTHER_COLUMNS = ", ".join(column for column in COPY_COLUMNS if column != "site_id")
+_OTHER_COLUMNS = ", ".join(column for column in EVENT_COLUMNS if column != "site_id")
 # Copies of a site's events, until the table is as full as it shall be.
 _FILL = f"""
 INSERT INTO events (site_id, {_OTHER_COLUMNS}) SELECT %(filler)s, {_OTHER_COLUMNS} FROM events

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 
 from footfall.ingest.v1 import ingest_pb2
 
+from bench.command_line import main, say
 from bench.events import batch
 from bench.figures import Figure
-from bench.part import main, say
+from bench.own_suite import Stage, open_stage, peak_memory
 from bench.senders import Sent, call_all, stream_all
-from bench.stage import Stage, open_stage, peak_memory
 from bench.yardstick import Yardstick
 
 PART = "ingest"

@@ -17,7 +17,7 @@ import psycopg
 
 from bench.dataset import open_dataset
 from bench.rollups import BY_COST, copy_dimension
-from ingest_svc.copy_format import COPY_COLUMNS
+from common.event_columns import EVENT_COLUMNS
 
 BATCH_EVENTS = 250
 """Events that ingest would have stored as one batch: a few calls together."""
@@ -36,7 +36,7 @@ _OWN = {
     "event_id_text": "NULL",
 }
 _EVENTS = f"""
-SELECT {", ".join(f"{_OWN.get(column, column)} AS {column}" for column in COPY_COLUMNS)}
+SELECT {", ".join(f"{_OWN.get(column, column)} AS {column}" for column in EVENT_COLUMNS)}
 FROM events WHERE n >= $first_n AND n < $end_n
 """
 
@@ -76,7 +76,7 @@ FROM pg_index i LEFT JOIN pg_constraint c ON c.conindid = i.indexrelid WHERE i.i
 
 
 def load(file: Path, database_url: str, site_id: int) -> None:
-    """Loads everything of the file, except dedupe keys, into the site, which is empty and has one lane."""
+    """Loads everything of the file, except dedupe keys, into the site, which is empty and has one partition."""
     with psycopg.connect(database_url, autocommit=True) as connection:
         with open_dataset(file) as source:
             row = source.execute("SELECT count(*) FROM events").fetchone()

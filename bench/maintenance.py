@@ -1,6 +1,6 @@
 """How fast each maintenance job is through gRPC, how long its longest page, and whether reports stay what they were.
 
-    python -m bench.maintenance [--events 1000000] [--days 40] [--lanes 8]
+    python -m bench.maintenance [--events 1000000] [--days 40] [--partitions 8]
 
 A quarter of the days keeps its raw events, half its hours, three quarters their day rows and visitors.
 """
@@ -28,18 +28,19 @@ SITE = "bench"
 SET_ASIDE = 20_000
 STREAMS = 4
 
-# Sets the events of the newest pending batches aside, as if each had failed three times.
-_SET_ASIDE = """
+# Makes the events of the newest pending batches dead letters, as if each had failed three times.
+_ADD_DEAD_LETTERS = """
 WITH newest AS (
     SELECT *, sum(last_ord - first_ord + 1) OVER (ORDER BY batch_id DESC, first_ord) AS events FROM pending_batches
-), page AS (
+), chunk AS (
     DELETE FROM pending_batches p USING newest n
-    WHERE n.events <= %s AND (p.site_id, p.lane, p.batch_id, p.first_ord) = (n.site_id, n.lane, n.batch_id, n.first_ord)
+    WHERE n.events <= %s
+      AND (p.site_id, p.partition, p.batch_id, p.first_ord) = (n.site_id, n.partition, n.batch_id, n.first_ord)
     RETURNING p.*
 )
-INSERT INTO failed_events (site_id, batch_id, ord, lane, attempts, received_at, failed_at, error)
-SELECT site_id, batch_id, ord, lane, 3, received_at, received_at, 'set aside by the benchmark'
-FROM page CROSS JOIN generate_series(first_ord, last_ord) AS ord
+INSERT INTO failed_events (site_id, batch_id, ord, partition, attempts, received_at, failed_at, error)
+SELECT site_id, batch_id, ord, partition, 3, received_at, received_at, 'made by the benchmark'
+FROM chunk CROSS JOIN generate_series(first_ord, last_ord) AS ord
 """
 
 
@@ -108,7 +109,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=int, default=1_000_000)
     parser.add_argument("--days", type=int, default=40)
-    parser.add_argument("--lanes", type=int, default=8)
+    parser.add_argument("--partitions", type=int, default=8)
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="footfall-bench-"))
     folder.chmod(0o755)
@@ -126,7 +127,7 @@ def bench(admin: Any, query: Any, ingest: Any, database_url: str, options: argpa
     settings = admin_pb2.SiteSettings(
         retention_days=options.days + 1,
         dedupe_retention=duration_pb2.Duration(seconds=1),
-        rollup_shard_count=options.lanes,
+        rollup_shard_count=options.partitions,
     )
     key = admin.CreateSite(admin_pb2.CreateSiteRequest(slug=SITE, settings=settings)).write_key
     began = time.perf_counter()
@@ -142,7 +143,7 @@ def bench(admin: Any, query: Any, ingest: Any, database_url: str, options: argpa
     seconds = time.perf_counter() - began
     print(f"ingest     {accepted:>10,} rows   {accepted / seconds:>9,.0f} rows/s", flush=True)
     with psycopg.connect(plain_url(database_url), autocommit=True) as database:
-        database.execute(_SET_ASIDE, (min(SET_ASIDE, options.events // 10),))
+        database.execute(_ADD_DEAD_LETTERS, (min(SET_ASIDE, options.events // 10),))
 
         def nothing() -> None:
             pass

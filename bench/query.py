@@ -17,10 +17,10 @@ from typing import Any
 import duckdb
 
 from bench.big_site import BigSite, load_sites, shape_at
+from bench.command_line import main, say
 from bench.dashboard import REPORTS, TOPS, Client, Dashboard, odd_ends, read_statements
 from bench.figures import Figure
-from bench.part import main, say
-from bench.stage import Stage, open_stage, peak_memory
+from bench.own_suite import Stage, open_stage, peak_memory
 
 PART = "query"
 OVER_DUCKDB = 25.0

@@ -1,4 +1,4 @@
-"""The folded rollup rows of a derived dataset, a dimension at a time: counted with numpy, encoded by the product."""
+"""The compacted rollup rows of a dataset, one dimension after the other: counted with numpy, encoded by the product."""
 
 from array import array
 from collections.abc import Iterator
@@ -12,10 +12,10 @@ import numpy as np
 import psycopg
 from numpy.typing import NDArray
 
+from bench.aggregated_dataset import KEY_TYPES
 from bench.dataset import open_dataset
-from bench.derive import KEY_TYPES
-from common.db import DAY, HOUR
 from common.dimensions import BY_NUMBER, ENTRY_PAGE, EXIT_PAGE, OVERVIEW, is_counted
+from common.intervals import RollupInterval
 from common.visitor_sets import encode_counts, encode_set
 
 BY_COST = (2, ENTRY_PAGE.number, EXIT_PAGE.number, 3, *sorted({OVERVIEW.number, *BY_NUMBER} - {2, 3, 11, 12}))
@@ -28,7 +28,7 @@ FROM session_facts WHERE key_{0} >= 0
 """
 
 _COPY = """
-COPY rollup_shards (site_id, interval, dimension, shard, bucket_start, key, events, pageviews, sessions, bounces,
+COPY rollup_shards (site_id, interval, dimension, delta_no, bucket_start, key, events, pageviews, sessions, bounces,
                     duration_us, new_visitors, visitors) FROM STDIN
 """
 _ROWS_A_WRITE = 5_000
@@ -58,7 +58,7 @@ def copy_dimension(file: Path, database_url: str, site_id: int, dimension: int) 
         connection.cursor() as cursor,
         cursor.copy(_COPY) as copy,
     ):
-        for interval, hours in ((HOUR, 1), (DAY, 24)):
+        for interval, hours in ((RollupInterval.HOUR, 1), (RollupInterval.DAY, 24)):
             head = f"{site_id}\t{interval}\t{dimension}\t0\t"
             rows = (head + row for row in _rows(events, sessions, keys, hours))
             while lines := "".join(islice(rows, _ROWS_A_WRITE)):

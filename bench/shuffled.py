@@ -1,6 +1,6 @@
 """Whether many events that arrive shuffled and repeated are counted right: `footfall verify` on a suite of its own.
 
-    python -m bench.shuffled [--events 200000] [--lanes 4] [--callers 8] [--repeats 0.1]
+    python -m bench.shuffled [--events 200000] [--partitions 4] [--callers 8] [--repeats 0.1]
 
 Exits with 1 if an answer differs from the recount or an event was not counted once.
 """
@@ -110,7 +110,7 @@ def check(folder: Path, options: argparse.Namespace) -> bool:
     arriving = rng.sample([*events, *repeats], len(events) + len(repeats))
     lap("made up and shuffled")
     with running_suite(folder, (0, 0, 0), os.environ) as connection:
-        settings = admin_pb2.SiteSettings(retention_days=36_500, rollup_shard_count=options.lanes)
+        settings = admin_pb2.SiteSettings(retention_days=36_500, rollup_shard_count=options.partitions)
         with connection.open_admin() as admin:
             key = admin.CreateSite(admin_pb2.CreateSiteRequest(slug=SITE, settings=settings)).write_key
         began = time.perf_counter()
@@ -133,7 +133,7 @@ def main() -> None:
     """Prints how long each part took."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=int, default=200_000)
-    parser.add_argument("--lanes", type=int, default=4)
+    parser.add_argument("--partitions", type=int, default=4)
     parser.add_argument("--callers", type=int, default=8)
     parser.add_argument("--repeats", type=float, default=0.1, help="share of the events that come twice")
     parser.add_argument("--seed", type=int, default=1)

@@ -36,7 +36,7 @@ SLACK = {"pending": 4_000, "deltas": 20_000, "dead": 50_000}
 
 # Sets counted events aside as if they had failed a day ago: the retry job queues them again.
 _FAIL = """
-INSERT INTO failed_events (site_id, batch_id, ord, lane, attempts, received_at, failed_at, error)
+INSERT INTO failed_events (site_id, batch_id, ord, partition, attempts, received_at, failed_at, error)
 SELECT site_id, batch_id, ord, 0, 3, received_at, now() - interval '1 day', 'set aside by the benchmark'
 FROM events LIMIT 500
 """
@@ -60,7 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rate", type=int, default=2_000)
     parser.add_argument("--seconds", type=int, default=300)
-    parser.add_argument("--lanes", type=int, default=2)
+    parser.add_argument("--partitions", type=int, default=2)
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="footfall-bench-"))
     folder.chmod(0o755)
@@ -83,7 +83,7 @@ def state(admin: Any) -> tuple[Any, dict[str, int]]:
 def steady(admin: Any, ingest: Any, database_url: str, options: argparse.Namespace) -> None:
     """The history, then the stream, watched from beside."""
     settings = admin_pb2.SiteSettings(
-        retention_days=10, dedupe_retention=duration_pb2.Duration(seconds=60), rollup_shard_count=options.lanes
+        retention_days=10, dedupe_retention=duration_pb2.Duration(seconds=60), rollup_shard_count=options.partitions
     )
     key = admin.CreateSite(admin_pb2.CreateSiteRequest(slug=SITE, settings=settings)).write_key
     now = int(time.time())

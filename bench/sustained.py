@@ -15,12 +15,12 @@ from datetime import UTC, datetime
 from footfall.query.v1 import query_pb2
 from footfall.type.v1 import time_range_pb2
 
+from bench.command_line import main, say
 from bench.dataset import START
 from bench.figures import Figure
 from bench.ingest import requests_of
-from bench.part import main, say
+from bench.own_suite import Stage, open_stage
 from bench.senders import Sent, offer
-from bench.stage import Stage, open_stage
 from bench.yardstick import Yardstick
 
 PART = "sustained"

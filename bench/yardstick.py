@@ -18,7 +18,7 @@ from footfall.ingest.v1 import ingest_pb2
 from google.protobuf import json_format
 
 from bench.events import batch
-from ingest_svc.copy_format import COPY_COLUMNS
+from common.event_columns import EVENT_COLUMNS
 
 ROWS_A_TRANSACTION = 2_000
 _EVENTS_A_BATCH = 50
@@ -31,7 +31,7 @@ _INSERT_KEYS = """
 INSERT INTO ingest_dedupes (site_id, dedupe_key, expires_at) SELECT %s, key, %s FROM unnest(%s::uuid[]) AS key
 ON CONFLICT (site_id, dedupe_key) DO NOTHING
 """
-_COPY = f"COPY events ({', '.join(COPY_COLUMNS)}) FROM STDIN WITH (NULL '')"
+_COPY = f"COPY events ({', '.join(EVENT_COLUMNS)}) FROM STDIN WITH (NULL '')"
 
 
 class Yardstick:

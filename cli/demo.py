@@ -2,7 +2,9 @@
 
 import json
 import shlex
+import shutil
 import signal
+import sys
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +15,7 @@ from footfall.admin.v1 import admin_pb2
 from rich.console import Console
 
 from cli.connection import Connection, fail
+from cli.connection_file import FILE_NAME
 from cli.import_log import import_access_log, print_result
 from cli.report import print_report
 from cli.suite import SuiteError, running_suite
@@ -79,10 +82,20 @@ def _ensure_site(connection: Connection) -> None:
         admin.EnsureSite(admin_pb2.EnsureSiteRequest(slug=SITE, name="Demo", settings=settings))
 
 
+def _this_command() -> str:
+    """How the command that runs is started from where it was started; the environment need not be active."""
+    found = shutil.which("footfall")
+    here = Path(sys.argv[0])
+    return "footfall" if found and Path(found).resolve() == here.resolve() else str(here)
+
+
 def _what_next(connection: Connection, data_dir: Path) -> str:
     ports = ",".join(address.rpartition(":")[2] for address in (connection.ingest, connection.query, connection.admin))
-    up = shlex.join(["footfall", "up", "--data-dir", str(data_dir), "--ports", ports])
-    call = f"grpcurl -plaintext -H {shlex.quote(f'authorization: Bearer {connection.admin_key}')} -d"
+    up = shlex.join([_this_command(), "up", "--data-dir", str(data_dir), "--ports", ports])
+    # The key stays in its file: what is printed ends up in logs and in screenshots.
+    read_key = f'import json; print(json.load(open("{FILE_NAME}"))["admin_key"])'
+    key = f"ADMIN_KEY=$(cd {shlex.quote(str(data_dir))} && python3 -c {shlex.quote(read_key)})"
+    call = 'grpcurl -plaintext -H "authorization: Bearer $ADMIN_KEY" -d'
     overview = json.dumps({"site": SITE, "range": LOG_RANGE})
     top = json.dumps({"site": SITE, "range": LOG_RANGE, "dimension": "DIMENSION_PAGE", "limit": 3})
     return f"""\
@@ -90,8 +103,10 @@ All of it has been stopped again; what it stored is kept in {data_dir}. Start it
 
   {up}
 
-and, while that runs, ask it from another terminal:
+and, while that runs, ask it from another terminal (grpcurl: go install
+github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3):
 
+  {key}
   grpcurl -plaintext {connection.query} describe footfall.query.v1.QueryService
   {call} '{overview}' {connection.query} footfall.query.v1.QueryService/GetOverview
   {call} '{top}' {connection.query} footfall.query.v1.QueryService/GetTop

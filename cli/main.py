@@ -2,7 +2,7 @@
 
 import typer
 
-from cli import demo, import_log, maintain, rebuild, report, sites, up, verify
+from cli import demo, import_log, maintain, rebuild, report, sites, terminal, up, verify
 
 app = typer.Typer(
     help="Self-hosted web and product analytics whose every number can be recounted.",
@@ -20,5 +20,11 @@ app.add_typer(sites.app, name="sites")
 app.add_typer(import_log.app, name="import")
 app.add_typer(maintain.app, name="maintain")
 
+
+def main() -> None:
+    """The `footfall` command."""
+    terminal.run(app)
+
+
 if __name__ == "__main__":
-    app()
+    main()

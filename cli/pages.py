@@ -1,4 +1,4 @@
-"""Paged maintenance from a terminal: calls page after page until there is no more, and can be stopped any time."""
+"""Maintenance from a terminal: calls chunk after chunk until there is no more, and can be stopped any time."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -39,7 +39,7 @@ def progress_bar(what: str, console: Console) -> Iterator[Bar]:
         with Progress(*columns, console=console) as progress:
             yield Bar(progress, progress.add_task(what, total=None))
     except KeyboardInterrupt:
-        typer.echo("Stopped. The pages that were done stay done; run it again to go on.", err=True)
+        typer.echo("Stopped. What was done stays done; run it again to go on.", err=True)
         raise typer.Exit(130) from None
 
 

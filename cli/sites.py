@@ -44,7 +44,7 @@ def create(
         str,
         typer.Option(metavar="DURATION", help="How long a repeated event is known, such as 7d (default 24h)."),
     ] = "",
-    shards: Annotated[int, typer.Option(help="Lanes aggregated side by side, 1-64.")] = 1,
+    shards: Annotated[int, typer.Option(help="Partitions aggregated side by side, 1-64.")] = 1,
     write_key: Annotated[str, typer.Option(help="A write key of your own; one is made unless given.")] = "",
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
@@ -67,7 +67,7 @@ def create(
 @app.command("list")
 def list_sites(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     """List all sites by slug."""
-    table = Table("site", "name", "status", "kept", "session timeout", "lanes", "made (UTC)")
+    table = Table("site", "name", "status", "kept", "session timeout", "partitions", "made (UTC)")
     with Connection.read(data_dir).open_admin() as admin:
         for site in _all_sites(admin):
             table.add_row(

@@ -3,6 +3,7 @@
 import logging
 import os
 import secrets
+import socket
 import subprocess
 import sys
 import threading
@@ -141,6 +142,7 @@ def running_suite(
         raise SuiteError(f"footfall is already running on {data_dir}; stop it first or choose another --data-dir")
     with ExitStack() as stack:
         stack.callback(lock.release)
+        _check_free(ports)
         postgres: EmbeddedPostgres | None = None
         database_url = environment.get("FOOTFALL_DATABASE_URL", "")
         if not database_url:
@@ -178,6 +180,20 @@ def running_suite(
         stack.callback(watcher.join)
         stack.callback(stopping.set)
         yield connection
+
+
+def _check_free(ports: tuple[int, int, int]) -> None:
+    for name, port in zip(SERVICES, ports, strict=True):
+        with socket.socket() as probe:
+            # A port that only waits for its last connections to end is free for a server.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError as error:
+                raise SuiteError(
+                    f"port {port} of the {name} service cannot be used: {error.strerror}; "
+                    "stop what listens there, or choose other ports with --ports INGEST,QUERY,ADMIN (0 = any free one)"
+                ) from None
 
 
 def migrate_schema(database_url: str) -> None:

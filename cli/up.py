@@ -57,4 +57,7 @@ def _ports(text: str) -> tuple[int, int, int]:
         ingest, query, admin = (int(port) for port in text.split(","))
     except ValueError as error:
         raise typer.BadParameter("--ports takes three numbers, such as 50051,50052,50053 or 0,0,0") from error
+    chosen = [port for port in (ingest, query, admin) if port]
+    if not all(0 < port < 65_536 for port in chosen) or len(chosen) != len({*chosen}):
+        raise typer.BadParameter("--ports takes three different numbers of 1-65535, or 0 for any free port")
     return ingest, query, admin

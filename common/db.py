@@ -13,6 +13,9 @@ DatabaseFault = (
     psycopg.InterfaceError,
     # A server that has become a standby: the next connection may find the new primary.
     psycopg.errors.ReadOnlySqlTransaction,
+    # The server has closed the connection because its transaction stood still or took too long.
+    psycopg.errors.IdleInTransactionSessionTimeout,
+    psycopg.errors.TransactionTimeout,
     sqlalchemy.exc.OperationalError,
     sqlalchemy.exc.InterfaceError,
     sqlalchemy.exc.TimeoutError,
@@ -24,16 +27,12 @@ IDLE_TIMEOUT_MS = 60_000
 # Seconds; a host that is gone without a word is noticed within half a minute.
 _CONNECT = {"connect_timeout": 5, "keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3}
 
-HOUR = 1
-DAY = 2
-"""`rollup_shards.interval`. All times of rollups are UTC."""
-
 
 class Database:
     """A pool of at most `pool_size` connections, opened when needed and tested before use.
 
-    Functions take a connection and never commit: whoever opens a transaction here ends it. Statements that
-    count use psycopg connections and plain SQL; what sites and keys need uses SQLAlchemy's.
+    Functions take a psycopg connection and never commit: whoever opens a transaction here ends it. SQLAlchemy gives
+    the pool; statements are plain SQL.
     """
 
     def __init__(self, url: str, *, application: str, pool_size: int = 8, statement_timeout_ms: int = 60_000) -> None:
@@ -63,9 +62,9 @@ class Database:
         return psycopg.connect(plain_url(self._url), **self._connect_args)
 
     @contextmanager
-    def transaction(self) -> Iterator[sa.Connection]:
-        """A transaction for SQLAlchemy statements, committed unless the block raises."""
-        with self.engine.begin() as connection:
+    def transaction(self) -> Iterator[psycopg.Connection[Any]]:
+        """A psycopg connection in a transaction, which is committed unless the block raises."""
+        with self.connection() as connection, connection.transaction():
             yield connection
 
     @contextmanager

@@ -30,6 +30,7 @@ class Reason(StrEnum):
     # A rejected event; its neighbours are kept.
     EVENT_TYPE_REQUIRED = "EVENT_TYPE_REQUIRED"
     EVENT_NAME_REQUIRED = "EVENT_NAME_REQUIRED"
+    VISITOR_REQUIRED = "VISITOR_REQUIRED"
     TEXT_HAS_NUL = "TEXT_HAS_NUL"
     ID_TOO_LONG = "ID_TOO_LONG"
     OCCURRED_AT_INVALID = "OCCURRED_AT_INVALID"
@@ -42,7 +43,6 @@ class Reason(StrEnum):
     BATCH_TOO_MANY_EVENTS = "BATCH_TOO_MANY_EVENTS"
     MESSAGE_TOO_LARGE = "MESSAGE_TOO_LARGE"
     MESSAGE_MALFORMED = "MESSAGE_MALFORMED"
-    VISITOR_REQUIRED = "VISITOR_REQUIRED"
     KEY_REQUIRED = "KEY_REQUIRED"
     KEY_UNKNOWN = "KEY_UNKNOWN"
     KEY_KIND_WRONG = "KEY_KIND_WRONG"
@@ -89,6 +89,18 @@ class CallError(Exception):
         return f"{self.reason}: {self.message}"
 
 
+_MOST_QUOTED = 100
+
+
+def quoted(text: str) -> str:
+    """A caller's text as a message shows it: in quotes, and at most 100 characters of it.
+
+    An error travels in HTTP/2 trailers, which have 8 KiB for all of them; a client reports a larger one as a failure of
+    the connection, which it would retry.
+    """
+    return repr(text) if len(text) <= _MOST_QUOTED else f"{text[:_MOST_QUOTED]!r}…"
+
+
 def invalid(field: str, reason: Reason, message: str) -> CallError:
     """INVALID_ARGUMENT for the request's `field`."""
     return CallError(grpc.StatusCode.INVALID_ARGUMENT, reason, f"{field}: {message}", field=field)
@@ -96,12 +108,24 @@ def invalid(field: str, reason: Reason, message: str) -> CallError:
 
 def site_not_found(slug: str) -> CallError:
     """NOT_FOUND for a slug nobody has."""
-    return CallError(grpc.StatusCode.NOT_FOUND, Reason.SITE_NOT_FOUND, f"there is no site {slug!r}", field="site")
+    return CallError(grpc.StatusCode.NOT_FOUND, Reason.SITE_NOT_FOUND, f"there is no site {quoted(slug)}", field="site")
 
 
 def site_closed(slug: str) -> CallError:
     """PERMISSION_DENIED for events of a site that takes none."""
-    return CallError(grpc.StatusCode.PERMISSION_DENIED, Reason.SITE_DISABLED, f"site {slug!r} takes no events now")
+    return CallError(
+        grpc.StatusCode.PERMISSION_DENIED, Reason.SITE_DISABLED, f"site {quoted(slug)} takes no events now"
+    )
+
+
+def site_busy() -> CallError:
+    """UNAVAILABLE for a site that is being rebuilt, or that another transaction holds alone."""
+    return CallError(
+        grpc.StatusCode.UNAVAILABLE,
+        Reason.SITE_BUSY,
+        "the site is being rebuilt; try again when RebuildSite has no more",
+        retry_after_ms=5_000,
+    )
 
 
 def from_exception(error: BaseException) -> CallError:

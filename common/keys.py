@@ -13,7 +13,7 @@ from cachetools import TTLCache
 
 from common.clock import Clock
 from common.db import Database
-from common.errors import CallError, Reason
+from common.errors import CallError, Reason, quoted
 from common.sites import COLUMNS, Site
 
 CACHE_SECONDS = 4.0
@@ -65,7 +65,7 @@ class Key:
             raise CallError(
                 grpc.StatusCode.PERMISSION_DENIED,
                 Reason.KEY_SITE_WRONG,
-                f"the key is not for site {slug!r}",
+                f"the key is not for site {quoted(slug)}",
                 "site",
             )
 

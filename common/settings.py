@@ -57,19 +57,19 @@ class Settings(BaseSettings):
     """Events an ingest process holds in memory before it pushes back."""
 
     aggregate: bool = True
-    """Whether the admin process runs the aggregation loop."""
+    """Whether the admin process aggregates by itself."""
 
     schedule: bool = True
-    """Whether the admin process runs anything by itself, the aggregation loop included."""
+    """Whether the admin process runs any job by itself, aggregation included."""
 
     aggregate_seconds: float = Field(default=0.2, ge=0)
     """How often the admin process aggregates, in s; as for the next four, 0 = not by itself."""
 
     fold_seconds: float = Field(default=10.0, ge=0)
-    """How often it folds rollup deltas. A hot key holds at most one unfolded delta per page of aggregation since."""
+    """How often it compacts rollup deltas. Meanwhile a key gains at most one delta for each chunk of aggregation."""
 
     retry_seconds: float = Field(default=3_600.0, ge=0)
-    """How often it gives events that failed an hour ago or earlier another three attempts."""
+    """How often it gives dead letters of an hour ago or earlier another three attempts."""
 
     cleanup_seconds: float = Field(default=600.0, ge=0)
     """How often it deletes what has passed its retention."""
@@ -81,7 +81,7 @@ class Settings(BaseSettings):
     """How long one run of a job goes on at most while there is work."""
 
     run_pages: int = Field(default=1_000, ge=1)
-    """How many pages one run of a job does at most."""
+    """How many chunks one run of a job does at most."""
 
     @model_validator(mode="after")
     def _whole_pair(self) -> Self:

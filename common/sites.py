@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 import psycopg
 from psycopg.rows import class_row
@@ -13,7 +14,8 @@ DEFAULT_RETENTION_DAYS = 90
 COLUMNS = (
     "s.site_id, s.slug, s.name, s.status, s.session_timeout_us, s.retention_days, s.raw_event_retention_days, "
     "s.hourly_rollup_retention_days, s.daily_rollup_retention_days, s.dedupe_retention_us, s.rollup_shard_count, "
-    "s.allowed_property_keys, s.denied_property_keys, s.allowed_origins, s.raw_from, s.hours_from, s.days_from"
+    "s.allowed_property_keys, s.denied_property_keys, s.allowed_origins, s.raw_from, s.hours_from, s.days_from, "
+    "s.created_at, s.updated_at"
 )
 """The columns of `sites` (alias s) that make a Site, in its order."""
 
@@ -21,7 +23,9 @@ ACTIVE = 1
 DISABLED = 2
 DELETING = 3
 
-_FIND_SITE = f"SELECT {COLUMNS} FROM sites s WHERE s.slug = %s"
+# The site of a slug, and of a number.
+_BY_SLUG = f"SELECT {COLUMNS} FROM sites s WHERE s.slug = %s"
+_BY_ID = f"SELECT {COLUMNS} FROM sites s WHERE s.site_id = %s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,8 @@ class Site:
     """From when on raw events and sessions are whole; None: nothing has been cleaned up. So for the next two."""
     hours_from: datetime | None
     days_from: datetime | None
+    created_at: datetime
+    updated_at: datetime
 
     @property
     def raw_retention(self) -> timedelta:
@@ -74,12 +80,23 @@ class Site:
         return timedelta(microseconds=self.dedupe_retention_us)
 
 
-def find_site(connection: psycopg.Connection[object], slug: str) -> Site:
-    """The site of that slug. Raises CallError (NOT_FOUND) when there is none, or one that is being deleted."""
-    if "\0" in slug:
-        raise site_not_found(slug)
-    with connection.cursor(row_factory=class_row(Site)) as cursor:
-        site = cursor.execute(_FIND_SITE, (slug,)).fetchone()
-    if site is None or site.status == DELETING:
+def find_site(connection: psycopg.Connection[Any], slug: str, *, or_deleting: bool = False) -> Site:
+    """The site of that slug. Raises CallError (NOT_FOUND) when there is none.
+
+    A site that is being deleted is found only with `or_deleting`.
+    """
+    # Postgres has no text with a NUL character, and psycopg refuses to send one.
+    site = None if "\0" in slug else _one(connection, _BY_SLUG, slug)
+    if site is None or (site.status == DELETING and not or_deleting):
         raise site_not_found(slug)
     return site
+
+
+def site_of_id(connection: psycopg.Connection[Any], site_id: int) -> Site | None:
+    """The site of that number, whatever its status; None when there is none."""
+    return _one(connection, _BY_ID, site_id)
+
+
+def _one(connection: psycopg.Connection[Any], statement: str, key: str | int) -> Site | None:
+    with connection.cursor(row_factory=class_row(Site)) as cursor:
+        return cursor.execute(statement, (key,)).fetchone()

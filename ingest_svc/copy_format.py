@@ -13,33 +13,7 @@ import psycopg
 from psycopg.adapt import Buffer, Dumper
 from psycopg.pq import Format
 
-COPY_COLUMNS = (
-    "batch_id",
-    "site_id",
-    "ord",
-    "occurred_at",
-    "received_at",
-    "event_id",
-    "type",
-    "visitor_id",
-    "session_id",
-    "user_id",
-    "event_id_text",
-    "name",
-    "path",
-    "title",
-    "referrer",
-    "source",
-    "device",
-    "browser",
-    "os",
-    "country",
-    "utm_source",
-    "utm_medium",
-    "utm_campaign",
-    "properties",
-)
-"""The columns of `events` in the order in which they are copied."""
+from common.event_columns import EVENT_COLUMNS
 
 POSTGRES_EPOCH_MICROS = 946_684_800_000_000
 """2000-01-01 UTC, from which Postgres counts, in µs since 1970."""
@@ -89,8 +63,8 @@ def event_start(occurred_at: int, received_at: int, event_id: bytes, kind: int) 
 
 def copy_lines(batch_id: int, site_id: int, events: Sequence[bytes]) -> bytes:
     """The rows of one batch; `events` are their fields from occurred_at on, in the order of `ord`."""
-    start = _ROW_START.pack(len(COPY_COLUMNS), 8, batch_id, 4, site_id, 4)
-    # Joined by what every row begins with, so that no line of Python runs for each.
+    start = _ROW_START.pack(len(EVENT_COLUMNS), 8, batch_id, 4, site_id, 4)
+    # Joined by what every row begins with, so that no Python code runs for each.
     return start + start.join(map(operator.add, map(_INT4.pack, range(len(events))), events))
 
 

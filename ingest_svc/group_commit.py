@@ -13,7 +13,7 @@ import psycopg
 from common.clock import Clock
 from common.db import Database, DatabaseFault
 from common.errors import CallError, Reason
-from ingest_svc.append import BatchNumbers, Incoming, append
+from ingest_svc.store_events import BatchNumbers, Incoming, store_events
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class DatabaseCommit:
     def __call__(self, calls: list[Incoming]) -> list[int]:
         connection = self._living_connection()
         try:
-            accepted = append(connection, self._numbers, calls, self._clock())
+            accepted = store_events(connection, self._numbers, calls, self._clock())
             connection.commit()
         except BaseException:
             # Whatever state it is in, its transaction ends with it.
@@ -166,9 +166,13 @@ class GroupCommit:
             calls = [call for call, _ in group]
             try:
                 outcomes: list[int | Exception] = [*await loop.run_in_executor(self._executor, commit, calls)]
-            except (psycopg.DataError, CallError):
-                # One call's data or site broke the transaction of all: let each stand alone, so that only it fails.
-                _log.exception("a group of %d calls could not be stored; storing them one by one", len(group))
+            except (psycopg.DataError, CallError) as error:
+                # One call's data or site made the transaction of all fail: each is stored alone, so that only it fails.
+                if isinstance(error, CallError):
+                    # Expected, such as a site that is being deleted; its caller is told.
+                    _log.info("storing %d calls one by one: %s", len(group), error)
+                else:
+                    _log.exception("a group of %d calls could not be stored; storing them one by one", len(group))
                 outcomes = await loop.run_in_executor(self._executor, _one_by_one, commit, calls)
             except Exception as error:  # whatever happened, every caller must hear of it
                 outcomes = [error] * len(group)

@@ -8,13 +8,13 @@ import grpc
 from footfall.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 
 from common.clock import Clock
-from common.errors import CallError, Reason, site_closed
+from common.errors import CallError, Reason, quoted, site_closed
 from common.keys import KeyKind, KeyRing, metadata_value
 from common.sites import ACTIVE, Site
-from ingest_svc.append import Incoming
+from ingest_svc.event_rows import to_rows
 from ingest_svc.group_commit import GroupCommit, shutting_down
-from ingest_svc.validate import IngestRequest, check_batch
-from ingest_svc.wire import to_rows
+from ingest_svc.judge import IngestRequest, check_batch
+from ingest_svc.store_events import Incoming
 
 SERVICE = "footfall.ingest.v1.IngestService"
 
@@ -114,7 +114,7 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
             raise CallError(
                 grpc.StatusCode.PERMISSION_DENIED,
                 Reason.ORIGIN_NOT_ALLOWED,
-                f"origin {origin!r} may not send to this site; add it to the site's allowed_origins",
+                f"origin {quoted(origin)} may not send to this site; add it to the site's allowed_origins",
             )
         return site
 

@@ -7,11 +7,10 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from footfall.query.v1 import query_pb2
 
-from common.errors import Reason, invalid
+from common.errors import Reason, invalid, quoted
+from common.intervals import HOUR
 
 MAX_BUCKETS = 10_000
-
-_HOUR = timedelta(hours=1)
 
 
 def zone_named(name: str) -> ZoneInfo:
@@ -22,7 +21,7 @@ def zone_named(name: str) -> ZoneInfo:
         raise invalid(
             "time_zone",
             Reason.TIME_ZONE_UNKNOWN,
-            f"{name[:64]!r} is not an IANA time zone such as Europe/Berlin",
+            f"{quoted(name)} is not an IANA time zone such as Europe/Berlin",
         )
     return ZoneInfo(name)
 
@@ -69,10 +68,10 @@ def _hours(zone: ZoneInfo, start: datetime) -> Iterator[datetime]:
         while past := _past_the_hour(zone, instant):
             # Where the clock has just changed by half an hour, going back by the excess does not find a whole hour.
             earlier = instant - past
-            instant = earlier if earlier > known and not _past_the_hour(zone, earlier) else earlier + _HOUR
+            instant = earlier if earlier > known and not _past_the_hour(zone, earlier) else earlier + HOUR
         yield instant
         known = instant
-        instant += _HOUR
+        instant += HOUR
 
 
 def _past_the_hour(zone: ZoneInfo, instant: datetime) -> timedelta:

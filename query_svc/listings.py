@@ -1,24 +1,28 @@
 """The lists: raw events, sessions and visitors, newest first, page by page after a cursor."""
 
-from datetime import datetime, timedelta
 from typing import Any
 
 import psycopg
 from footfall.query.v1 import query_pb2
 from psycopg.rows import namedtuple_row
 
+from common.event_columns import EVENT_COLUMNS
 from common.page_tokens import PageTokens
 from common.paging import cut_page, page_size
 from common.sites import Site
-from common.timestamps import EPOCH, duration_micros
-from query_svc import wire
+from query_svc import messages
 from query_svc.requests import Range, optional_range
 
+_EVENT_ID = "coalesce(e.event_id_text, e.event_id::text) AS event_id"
+_EVENT_COLUMNS = ", ".join(
+    _EVENT_ID if column == "event_id" else f"e.{column}"
+    for column in EVENT_COLUMNS
+    if column not in ("site_id", "event_id_text")
+)
+
 # A page of events after the cursor, which is the last row of the page before.
-_EVENTS = """
-SELECT e.occurred_at, e.batch_id, e.ord, e.received_at, coalesce(e.event_id_text, e.event_id::text) AS event_id,
-       e.type, e.name, e.visitor_id, e.session_id, e.user_id, e.path, e.title, e.referrer, e.source, e.device,
-       e.browser, e.os, e.country, e.utm_source, e.utm_medium, e.utm_campaign, e.properties
+_EVENTS = f"""
+SELECT {_EVENT_COLUMNS}
 FROM events e
 WHERE e.site_id = %(site_id)s AND e.occurred_at >= %(start)s AND e.occurred_at < %(end)s
   AND (e.occurred_at, e.batch_id, e.ord) < (%(at)s, %(batch_id)s, %(ord)s)
@@ -58,17 +62,17 @@ def list_events(
     at, batch_id, ord_ = cursor or ("infinity", 0, 0)
     parameters = {
         **_parameters(site, asked, size),
-        "at": _instant(at),
+        "at": at,
         "batch_id": batch_id,
         "ord": ord_,
     }
     page, token = cut_page(
         _rows(connection, _EVENTS, parameters),
         size,
-        wire.event,
+        messages.event,
         tokens,
         bound,
-        lambda row: [_micros(row.occurred_at), row.batch_id, row.ord],
+        lambda row: [row.occurred_at, row.batch_id, row.ord],
     )
     return query_pb2.ListEventsResponse(events=page, has_more=bool(token), next_page_token=token)
 
@@ -83,17 +87,17 @@ def list_sessions(
     at, visitor_no, session_id = cursor or ("infinity", 0, "")
     parameters = {
         **_parameters(site, asked, size),
-        "at": _instant(at),
+        "at": at,
         "visitor_no": visitor_no,
         "session_id": session_id,
     }
     page, token = cut_page(
         _rows(connection, _SESSIONS, parameters),
         size,
-        wire.session,
+        messages.session,
         tokens,
         bound,
-        lambda row: [_micros(row.started_at), row.visitor_no, row.session_id],
+        lambda row: [row.started_at, row.visitor_no, row.session_id],
     )
     return query_pb2.ListSessionsResponse(sessions=page, has_more=bool(token), next_page_token=token)
 
@@ -105,14 +109,14 @@ def list_visitors(
     asked, size = optional_range(request), page_size(request.page_size)
     bound = ("ListVisitors", site.slug, *_bounds(asked))
     at, visitor_no = tokens.open(bound, request.page_token) or ("infinity", 0)
-    parameters = {**_parameters(site, asked, size), "at": _instant(at), "visitor_no": visitor_no}
+    parameters = {**_parameters(site, asked, size), "at": at, "visitor_no": visitor_no}
     page, token = cut_page(
         _rows(connection, _VISITORS, parameters),
         size,
-        wire.visitor,
+        messages.visitor,
         tokens,
         bound,
-        lambda row: [_micros(row.first_seen_at), row.visitor_no],
+        lambda row: [row.first_seen_at, row.visitor_no],
     )
     return query_pb2.ListVisitorsResponse(visitors=page, has_more=bool(token), next_page_token=token)
 
@@ -130,11 +134,3 @@ def _parameters(site: Site, asked: Range | None, size: int) -> dict[str, Any]:
 
 def _bounds(asked: Range | None) -> tuple[str, ...]:
     return tuple(bound.isoformat() for bound in asked or ())
-
-
-def _micros(instant: datetime) -> int:
-    return duration_micros(instant - EPOCH)
-
-
-def _instant(at: str | int) -> str | datetime:
-    return at if isinstance(at, str) else EPOCH + timedelta(microseconds=at)

@@ -12,9 +12,9 @@ from pyroaring import BitMap
 
 from common.dimensions import OVERVIEW, Dimension, EventDimension
 from common.visitor_sets import HEAD_BYTES, cardinality_of, positive_of_counts, union_of_sets
-from query_svc import sources
-from query_svc.leaders import leading_rows
+from query_svc import report_sql
 from query_svc.range_plan import Piece, RangePlan
+from query_svc.top_by_events import first_by_events
 
 Connection = psycopg.Connection[Any]
 
@@ -47,8 +47,8 @@ def measure_buckets(connection: Connection, site_id: int, plan: RangePlan) -> di
             sums[bucket] = [*map(add, sums[bucket], counters)]
     edges = {piece.bucket for piece in plan.edges}
     if edges:
-        parameters = sources.parameters(site_id, OVERVIEW, plan)
-        for bucket, *counters in connection.execute(sources.edge_counters(OVERVIEW), parameters):
+        parameters = report_sql.parameters(site_id, OVERVIEW, plan)
+        for bucket, *counters in connection.execute(report_sql.edge_counters(OVERVIEW), parameters):
             sums[bucket] = [*map(add, sums[bucket], counters)]
     # A bucket of one row has as many visitors as that row's set; the others' sets have to be united.
     alone = {bucket for bucket, count in rows.items() if count == 1} - edges
@@ -60,15 +60,15 @@ def measure_buckets(connection: Connection, site_id: int, plan: RangePlan) -> di
 def measure_keys(
     connection: Connection, site_id: int, dimension: Dimension, plan: RangePlan, order: str | None, limit: int
 ) -> list[tuple[str, Counters, int]]:
-    """Key, counters and distinct visitors: the first `limit` keys by `order` (see sources), or all without one."""
+    """Key, counters and distinct visitors: the first `limit` keys by `order` (see report_sql), or all without one."""
     if not any(plan):
         return []
-    parameters = {**sources.parameters(site_id, dimension, plan), "limit": limit}
+    parameters = {**report_sql.parameters(site_id, dimension, plan), "limit": limit}
     rows: Iterable[Any] | None = None
     if order == "events":
-        rows = leading_rows(connection, dimension, plan, parameters)
+        rows = first_by_events(connection, dimension, plan, parameters)
     if rows is None:
-        rows = connection.execute(sources.counters_per_key(dimension, plan, order), parameters)
+        rows = connection.execute(report_sql.counters_per_key(dimension, plan, order), parameters)
     counters = [(key, Counters(*sums)) for key, *sums in rows]
     some_keys = order is not None
     parameters["keys"] = [key for key, _ in counters]
@@ -76,11 +76,11 @@ def measure_keys(
     loose: defaultdict[str, list[int]] = defaultdict(list)
     if plan.days or plan.hours:
         with connection.cursor(binary=True) as cursor:
-            statement = sources.visitor_rows(plan, some_keys=some_keys)
+            statement = report_sql.visitor_rows(plan, some_keys=some_keys)
             for _, key, _, visitors in cursor.execute(statement, parameters):
                 sets[key].append(visitors)
     if plan.edges:
-        for _, key, visitor in connection.execute(sources.edge_visitors(dimension, some_keys=some_keys), parameters):
+        for _, key, visitor in connection.execute(report_sql.edge_visitors(dimension, some_keys=some_keys), parameters):
             loose[key].append(visitor)
     return [(key, sums, _count(dimension, sets.get(key, ()), loose.get(key, ()))) for key, sums in counters]
 
@@ -101,8 +101,8 @@ def _bucket_visitors(connection: Connection, site_id: int, plan: RangePlan) -> d
         for _, _, at, visitors in _binary(connection, _sets, site_id, plan):
             sets[bucket_at(at)].append(visitors)
     if plan.edges:
-        parameters = sources.parameters(site_id, OVERVIEW, plan)
-        for bucket, _, visitor in connection.execute(sources.edge_visitors(OVERVIEW, some_keys=False), parameters):
+        parameters = report_sql.parameters(site_id, OVERVIEW, plan)
+        for bucket, _, visitor in connection.execute(report_sql.edge_visitors(OVERVIEW, some_keys=False), parameters):
             loose[bucket].append(visitor)
     return {
         bucket: _count(OVERVIEW, sets.get(bucket, ()), loose.get(bucket, ())) for bucket in sets.keys() | loose.keys()
@@ -110,11 +110,11 @@ def _bucket_visitors(connection: Connection, site_id: int, plan: RangePlan) -> d
 
 
 def _counters(plan: RangePlan) -> str:
-    return sources.rollup_counters(plan, head=HEAD_BYTES)
+    return report_sql.rollup_counters(plan, head=HEAD_BYTES)
 
 
 def _sets(plan: RangePlan) -> str:
-    return sources.visitor_rows(plan, some_keys=False)
+    return report_sql.visitor_rows(plan, some_keys=False)
 
 
 def _binary(
@@ -124,7 +124,7 @@ def _binary(
     one."""
     joined = RangePlan(_joined(plan.days), _joined(plan.hours), [])
     with connection.cursor(binary=True) as cursor:
-        yield from cursor.execute(statement(joined), sources.parameters(site_id, OVERVIEW, joined))
+        yield from cursor.execute(statement(joined), report_sql.parameters(site_id, OVERVIEW, joined))
 
 
 def _joined(pieces: Sequence[Piece]) -> list[Piece]:

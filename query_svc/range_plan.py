@@ -1,12 +1,11 @@
 """How a range is read: whole days and hours from rollups, the rest from raw events. Pure."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import NamedTuple
 
-HOUR = timedelta(hours=1)
-DAY = timedelta(days=1)
-_ORIGIN = datetime(1970, 1, 1, tzinfo=UTC)
+from common.intervals import HOUR, ceil_day, ceil_hour, floor_day, floor_hour
+from common.timestamps import EPOCH
 
 
 class Piece(NamedTuple):
@@ -32,7 +31,7 @@ class RangePlan(NamedTuple):
     """The pieces are disjoint and together are the range."""
 
     days: list[Piece]
-    """Whole UTC days, read from day rows and the days' unfolded deltas."""
+    """Whole UTC days, read from day rows and the days' deltas."""
     hours: list[Piece]
     """Whole UTC hours, read from hour rows and their deltas."""
     edges: list[Piece]
@@ -45,7 +44,7 @@ NOTHING_GONE = Floors(*[datetime.min.replace(tzinfo=UTC)] * 3)
 def plan_range(bucket_starts: Sequence[datetime], end: datetime, floors: Floors = NOTHING_GONE) -> RangePlan:
     """Plans buckets that begin at `bucket_starts` (ascending) and end where the next begins, the last at `end`.
 
-    The bounds must be ones that `floors` leave answerable (see query_svc/answerable.py).
+    The bounds must be ones that `floors` leave answerable (see query_svc/effective_range.py).
     """
     plan = RangePlan([], [], [])
     ends = (*bucket_starts[1:], end)
@@ -63,7 +62,7 @@ def plan_range(bucket_starts: Sequence[datetime], end: datetime, floors: Floors 
 
 def _add_hours(plan: RangePlan, bucket: int, start: datetime, stop: datetime, hours_from: datetime) -> None:
     """Plans a part without days of its own: whole hours, and edges around them."""
-    if stop - start == HOUR and start >= hours_from and not (start - _ORIGIN) % HOUR:
+    if stop - start == HOUR and start >= hours_from and not (start - EPOCH) % HOUR:
         # Most parts of most plans.
         plan.hours.append(Piece(bucket, start, stop))
         return
@@ -75,31 +74,3 @@ def _add_hours(plan: RangePlan, bucket: int, start: datetime, stop: datetime, ho
         middle = min(ceil_hour(start), stop)
         edges = [(start, middle), (middle, stop)]
     plan.edges.extend(Piece(bucket, *edge) for edge in edges if edge[0] < edge[1])
-
-
-def floor_hour(instant: datetime) -> datetime:
-    """The start of the instant's UTC hour."""
-    return _floor(instant, HOUR)
-
-
-def ceil_hour(instant: datetime) -> datetime:
-    """The first whole UTC hour at or after the instant."""
-    return _ceil(instant, HOUR)
-
-
-def floor_day(instant: datetime) -> datetime:
-    """The start of the instant's UTC day."""
-    return _floor(instant, DAY)
-
-
-def ceil_day(instant: datetime) -> datetime:
-    """The first whole UTC day at or after the instant."""
-    return _ceil(instant, DAY)
-
-
-def _floor(instant: datetime, unit: timedelta) -> datetime:
-    return instant - (instant - _ORIGIN) % unit
-
-
-def _ceil(instant: datetime, unit: timedelta) -> datetime:
-    return instant + (_ORIGIN - instant) % unit

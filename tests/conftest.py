@@ -17,8 +17,8 @@ import psycopg
 import pytest
 from fasteners import InterProcessLock
 
-from admin_svc.aggregate import Aggregator
-from admin_svc.visitor_numbers import VisitorNumbers
+from admin_svc.counting.aggregate import Aggregator
+from admin_svc.counting.visitor_numbers import VisitorNumbers
 from cli.embedded_postgres import EmbeddedPostgres
 from cli.suite import running_suite
 from common.db import Database, plain_url

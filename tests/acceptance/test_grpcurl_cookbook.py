@@ -19,7 +19,7 @@ from footfall.admin.v1 import admin_pb2
 from footfall.ingest.v1 import ingest_pb2
 from footfall.query.v1 import query_pb2
 
-from admin_svc.job_runs import ALL_SITES, Run, record
+from admin_svc.schedule.runs import ALL_SITES, Run, record
 from cli.suite import running_suite
 from tests.support.processes import eventually
 from tests.support.refusals import batch, event
@@ -174,8 +174,9 @@ def let_an_event_fail(suite: Suite) -> None:
         connection.execute(
             """
             WITH gone AS (DELETE FROM pending_batches RETURNING *)
-            INSERT INTO failed_events (site_id, batch_id, ord, lane, attempts, received_at, failed_at, error)
-            SELECT site_id, batch_id, first_ord, lane, 3, received_at, now(), 'NumericValueOutOfRange: out of range'
+            INSERT INTO failed_events (site_id, batch_id, ord, partition, attempts, received_at, failed_at, error)
+            SELECT site_id, batch_id, first_ord, partition, 3, received_at, now(),
+                   'NumericValueOutOfRange: out of range'
             FROM gone
             """
         )

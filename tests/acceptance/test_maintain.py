@@ -23,7 +23,7 @@ from tests.support.traffic import batch_of, made_up
 from tests.support.upkeep import compact, everything, keep, sizes, state_of
 
 Connection = psycopg.Connection[Any]
-STOPPED = "Stopped. The pages that were done stay done; run it again to go on."
+STOPPED = "Stopped. What was done stays done; run it again to go on."
 
 
 def pending_site(suite: Suite, seed: int, events: int = 40) -> FootfallSite:
@@ -54,7 +54,7 @@ def failed_site(suite: Suite, seed: int, database: Connection) -> FootfallSite:
     site_id = site_id_of(database, site)
     database.execute(
         "WITH gone AS (DELETE FROM pending_batches WHERE site_id = %s RETURNING *) INSERT INTO failed_events "
-        "SELECT site_id, batch_id, first_ord, lane, 3, received_at, received_at, 'dead letter' FROM gone",
+        "SELECT site_id, batch_id, first_ord, partition, 3, received_at, received_at, 'dead letter' FROM gone",
         (site_id,),
     )
     return site

@@ -1,9 +1,11 @@
 """`footfall verify` agrees with right answers and finds wrong ones."""
 
+from datetime import UTC, datetime
+
 import psycopg
 import pytest
 
-from admin_svc import compact
+from admin_svc.counting import compact
 from common.db import plain_url
 from tests.oracle.recorded_cases import STREAM_BATCHES
 from tests.support.commands import footfall
@@ -21,7 +23,7 @@ def stream(suite: Suite) -> FootfallSite:
     site.aggregate()
     with opened(suite) as connection:
         for _ in range(10):
-            compact.run_once(connection, site_id_of(connection, site), 100)
+            compact.compact(connection, site_id_of(connection, site), datetime.now(UTC), 100)
     return site
 
 
@@ -43,7 +45,7 @@ def test_right_answers_are_verified(suite: Suite, stream: FootfallSite) -> None:
         "UPDATE rollup_shards SET sessions = sessions - 1 WHERE ctid = ANY(ARRAY(SELECT ctid FROM rollup_shards r "
         "WHERE r.site_id = %(site_id)s AND dimension = 0 AND interval = 2 LIMIT 1))",
         "UPDATE rollup_shards SET visitors = NULL WHERE ctid = ANY(ARRAY(SELECT ctid FROM rollup_shards r "
-        "WHERE r.site_id = %(site_id)s AND dimension = 2 AND interval = 1 AND shard > 0 LIMIT 20))",
+        "WHERE r.site_id = %(site_id)s AND dimension = 2 AND interval = 1 AND delta_no > 0 LIMIT 20))",
         "DELETE FROM rollup_shards WHERE ctid = ANY(ARRAY(SELECT ctid FROM rollup_shards r "
         "WHERE r.site_id = %(site_id)s AND dimension = 12 AND interval = 1 LIMIT 1))",
     ],
@@ -52,7 +54,7 @@ def test_wrong_answers_are_found(suite: Suite, stream: FootfallSite, damage: str
     """One number of one rollup row that is wrong makes the command fail and show where."""
     with psycopg.connect(plain_url(suite.database_url)) as connection:
         row = (site_id_of(connection, stream),)
-        columns = "interval, dimension, bucket_start, key, shard, events, visitors"
+        columns = "interval, dimension, bucket_start, key, delta_no, events, visitors"
         before = connection.execute(f"SELECT {columns} FROM rollup_shards WHERE site_id = %s", row).fetchall()
         copied = connection.execute("CREATE TABLE undamaged AS SELECT * FROM rollup_shards WHERE site_id = %s", row)
         assert copied.rowcount == len(before)

@@ -13,8 +13,8 @@ from google.protobuf.json_format import Parse
 
 duckdb = pytest.importorskip("duckdb", reason="the loader needs the bench extra")
 
+from bench.aggregated_dataset import derive  # noqa: E402
 from bench.dataset import START, Shape, generate  # noqa: E402  # after what this file may be skipped for
-from bench.derive import derive  # noqa: E402
 from bench.loader import arm_dedupe_keys, load, without_indexes  # noqa: E402
 from common.db import plain_url  # noqa: E402
 from tests.oracle.raw_events import CONTEXT_FIELDS, DAY, DIMENSIONS, HOUR, MINUTE  # noqa: E402
@@ -30,7 +30,7 @@ SPANS = [(BEGIN, END), (BEGIN + 31 * MINUTE + 1, END - 5 * HOUR - 7), (BEGIN + 7
 """Whole days, odd ends, whole hours."""
 
 # What the product's own path has compacted, and what it has not.
-_SHARDS = "SELECT shard > 0, interval, count(*) FROM rollup_shards WHERE site_id = %s GROUP BY 1, 2 ORDER BY 1, 2"
+_SHARDS = "SELECT delta_no > 0, interval, count(*) FROM rollup_shards WHERE site_id = %s GROUP BY 1, 2 ORDER BY 1, 2"
 
 # What the visitors' first and last events say.
 _TOUCHES = "SELECT visitor_id, last_event_id, first_touch, last_touch FROM visitors WHERE site_id = %s ORDER BY 1"

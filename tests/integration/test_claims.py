@@ -8,7 +8,7 @@ from footfall.admin.v1 import admin_pb2
 from footfall.ingest.v1 import ingest_pb2
 from footfall.type.v1 import event_pb2
 
-from admin_svc import page_of_events
+from admin_svc.counting import event_reader
 from tests.support.footfall_site import FootfallSite
 from tests.support.poison import Worker
 
@@ -46,9 +46,9 @@ def test_a_page_ends_early_where_texts_are_long(
     worker: Worker, suite: "Suite", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that no sender's long paths are more than the worker's memory holds; nothing is left out."""
-    monkeypatch.setattr(page_of_events, "MOST_TEXT", 20_000)
-    monkeypatch.setattr(page_of_events, "_EVENTS_A_READ", 10)
-    monkeypatch.setattr(page_of_events, "_SAMPLED", 1)
+    monkeypatch.setattr(event_reader, "MOST_TEXT", 20_000)
+    monkeypatch.setattr(event_reader, "_EVENTS_A_READ", 10)
+    monkeypatch.setattr(event_reader, "_SAMPLED", 1)
     site = FootfallSite(suite, "long")
     for number in range(12):
         paths = [f"/{number}/{place}/{'x' * 1_900}" for place in range(2)]

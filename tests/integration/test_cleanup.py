@@ -11,7 +11,7 @@ import grpc
 import psycopg
 import pytest
 
-from admin_svc import cleanup as product
+from admin_svc.maintenance import cleanup as product
 from common.sites import find_site
 from tests.oracle.raw_events import DAY, SECOND
 from tests.support.cuts import Scissors, cut_everywhere
@@ -136,8 +136,8 @@ def test_a_page_that_is_cut_off_anywhere_did_nothing_and_is_done_by_the_next_cal
 
     def chunk(limit: int, scissors: Scissors) -> None:
         with scissors.connection() as connection:
-            found = product.run_once(connection, find_site(connection, site.slug), instant(LATER), limit)
-            told.append(found.counts)
+            found = product.delete_expired(connection, find_site(connection, site.slug).site_id, instant(LATER), limit)
+            told.append(found.done._asdict())
 
     for limit in (before["events"] + 1, 10, 20_000):
         cut_everywhere(suite.database_url, partial(chunk, limit), lambda: everything(database, site_id))

@@ -94,12 +94,12 @@ def test_hours_with_deltas_stay_until_they_are_compacted(suite: Suite, database:
     site.aggregate()
     # An hour row stays in each dimension that has deltas in its hour.
     of_hour = (
-        "SELECT dimension, key, shard FROM rollup_shards r WHERE site_id = %s AND interval = 1 AND EXISTS (SELECT "
-        "FROM rollup_shards d WHERE d.site_id = r.site_id AND d.shard > 0 AND d.dimension = r.dimension "
+        "SELECT dimension, key, delta_no FROM rollup_shards r WHERE site_id = %s AND interval = 1 AND EXISTS (SELECT "
+        "FROM rollup_shards d WHERE d.site_id = r.site_id AND d.delta_no > 0 AND d.dimension = r.dimension "
         "AND d.bucket_start = r.bucket_start) ORDER BY 1, 2, 3"
     )
     before = database.execute(of_hour, (site_id_of(database, site),)).fetchall()
-    assert {shard > 0 for _, _, shard in before} == {False, True}
+    assert {delta_no > 0 for _, _, delta_no in before} == {False, True}
     cleanup(site, LATER, limit=3)
     assert hours_of(database, site, 1) == {START}
     assert database.execute(of_hour, (site_id_of(database, site),)).fetchall() == before

@@ -10,9 +10,12 @@ import psycopg
 from footfall.admin.v1 import admin_pb2
 from google.protobuf import field_mask_pb2
 
-from admin_svc import compact, delete_site, job_runs
-from admin_svc.aggregate import Aggregator
-from admin_svc.visitor_numbers import VisitorNumbers
+from admin_svc.chunk import Chunk
+from admin_svc.counting import compact, queue
+from admin_svc.counting.aggregate import Aggregator
+from admin_svc.counting.visitor_numbers import VisitorNumbers
+from admin_svc.maintenance import delete_site
+from admin_svc.schedule import runs
 from common.db import Database
 from tests.support.footfall_site import FootfallSite
 from tests.support.refusals import Refusal, batch, event, invalid, queries, refusal_of, until_refused
@@ -31,7 +34,7 @@ def filled(suite: Suite, database: psycopg.Connection[Any], seed: int) -> Footfa
     site.aggregate()
     site_id = site_id_of(database, site)
     for _ in range(6):
-        compact.run_once(database, site_id, 50)
+        compact.compact(database, site_id, datetime.now(UTC), 50)
     site.send(batch_of(events[150:]))
     for table in ("erased_hours (hour", "rebuilds (number, phase, next_batch, started_at"):
         values = "now()" if table.startswith("erased") else "1, 4, 0, now()"
@@ -41,8 +44,9 @@ def filled(suite: Suite, database: psycopg.Connection[Any], seed: int) -> Footfa
         (site_id,),
     )
     database.execute(
-        "INSERT INTO failed_events (site_id, batch_id, ord, lane, attempts, received_at, failed_at, error) "
-        "SELECT site_id, batch_id, last_ord, lane, 3, now(), now(), '' FROM pending_batches WHERE site_id = %s LIMIT 1",
+        "INSERT INTO failed_events (site_id, batch_id, ord, partition, attempts, received_at, failed_at, error) "
+        "SELECT site_id, batch_id, last_ord, partition, 3, now(), now(), '' FROM pending_batches "
+        "WHERE site_id = %s LIMIT 1",
         (site_id,),
     )
     assert all(rows_of(database, site_id).values())
@@ -121,6 +125,12 @@ def test_a_site_that_is_being_deleted_does_nothing_any_more(suite: Suite, databa
             update_mask=field_mask_pb2.FieldMask(paths=[path]),
         )
         assert refusal_of(site.operator.UpdateSite, update, metadata=site.as_admin).reason == "SITE_NOT_FOUND"
+    ensure = admin_pb2.EnsureSiteRequest(slug=site.slug)
+    assert refusal_of(site.operator.EnsureSite, ensure, metadata=site.as_admin) == NOT_FOUND
+    new_key = admin_pb2.CreateApiKeyRequest(kind=admin_pb2.API_KEY_KIND_READ, site=site.slug)
+    assert refusal_of(site.operator.CreateApiKey, new_key, metadata=site.as_admin) == NOT_FOUND
+    keys = admin_pb2.ListApiKeysRequest(site=site.slug)
+    assert refusal_of(site.operator.ListApiKeys, keys, metadata=site.as_admin) == NOT_FOUND
     create = admin_pb2.CreateSiteRequest(slug=site.slug)
     assert refusal_of(site.operator.CreateSite, create, metadata=site.as_admin).reason == "SITE_EXISTS"
     shown = site.operator.GetSite(admin_pb2.GetSiteRequest(site=site.slug), metadata=site.as_admin).site
@@ -129,11 +139,10 @@ def test_a_site_that_is_being_deleted_does_nothing_any_more(suite: Suite, databa
     db = Database(suite.database_url, application="test")
     aggregator = Aggregator(VisitorNumbers(db))
     later = datetime.now(UTC) + timedelta(minutes=1)
-    assert not aggregator.run_site_once(database, site_id, later, 1000).worked
-    assert compact.run_once(database, site_id, 1000).shards == 0
-    assert site_id not in compact.sites_with_deltas(database)
-    while aggregator.run_once(database, later, 1000).worked:
-        pass
+    assert not aggregator.aggregate(database, site_id, later, 1000).has_more
+    assert compact.compact(database, site_id, later, 1000).done.deltas == 0
+    assert site_id not in compact.sites_with_deltas(database, later)
+    assert site_id not in queue.sites_with_work(database, later)
     db.close()
     assert rows_of(database, site_id) == before
     assert until_refused(lambda: site.send(batch(event()))).reason == "SITE_DISABLED"
@@ -145,15 +154,17 @@ def test_the_site_itself_stays_for_ten_seconds(suite: Suite, database: psycopg.C
     site.send(batch(event()))
     site_id = site_id_of(database, site)
     marked = datetime.now(UTC)
-    assert delete_site.run_once(database, site.slug, marked, 100).has_more
+    assert delete_site.delete_site(database, site.slug, marked, 100).has_more
     # Stored by a transaction that had begun before.
     database.execute(
         "INSERT INTO ingest_dedupes (expires_at, site_id, dedupe_key) VALUES (now(), %s, gen_random_uuid())", (site_id,)
     )
     almost = marked + timedelta(seconds=10) - timedelta(microseconds=1)
-    assert delete_site.run_once(database, site.slug, almost, 100) == (1, True)
-    assert delete_site.run_once(database, site.slug, almost, 100) == (0, True)
-    assert delete_site.run_once(database, site.slug, marked + timedelta(seconds=10), 100) == (0, False)
+    assert delete_site.delete_site(database, site.slug, almost, 100) == Chunk(delete_site.Deleted(1), has_more=True)
+    assert delete_site.delete_site(database, site.slug, almost, 100) == Chunk(delete_site.Deleted(0), has_more=True)
+    assert delete_site.delete_site(database, site.slug, marked + timedelta(seconds=10), 100) == Chunk(
+        delete_site.Deleted(0), has_more=False
+    )
     assert not any(rows_of(database, site_id).values())
 
 
@@ -180,7 +191,7 @@ def test_a_run_of_a_job_that_ends_after_its_site_is_not_kept(suite: Suite, datab
     site_id = site_id_of(database, site)
     now = datetime.now(UTC)
     for kept in (True, False):
-        job_runs.record(database, job_runs.Run(site_id, "fold", now, now, 1, 1))
+        runs.record(database, runs.Run(site_id, "fold", now, now, 1, 1))
         assert bool(rows_of(database, site_id)["job_runs"]) is kept
         delete(site)
 

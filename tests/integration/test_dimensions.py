@@ -20,7 +20,7 @@ from common.dimensions import (
     EventType,
     KeyedEvent,
 )
-from common.tables import sessions
+from common.tables.derived import sessions
 
 TEXTS = (
     "name",

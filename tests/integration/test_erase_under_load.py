@@ -8,9 +8,9 @@ from uuid import uuid4
 import psycopg
 from footfall.admin.v1 import admin_pb2
 
-from admin_svc import compact
-from admin_svc.aggregate import Aggregator
-from admin_svc.visitor_numbers import VisitorNumbers
+from admin_svc.counting import compact
+from admin_svc.counting.aggregate import Aggregator
+from admin_svc.counting.visitor_numbers import VisitorNumbers
 from common.db import Database
 from tests.oracle.raw_events import DAY, HOUR, MINUTE
 from tests.support.erasing import (
@@ -45,8 +45,8 @@ def test_erasing_beside_senders_and_workers_changes_no_count(suite: Suite, datab
     def work() -> None:
         with opened(suite) as worker:
             while not stopping.is_set():
-                aggregator.run_site_once(worker, site_id, datetime.now(UTC) + timedelta(seconds=1), 50)
-                compact.run_once(worker, site_id, 30)
+                aggregator.aggregate(worker, site_id, datetime.now(UTC) + timedelta(seconds=1), 50)
+                compact.compact(worker, site_id, datetime.now(UTC), 30)
 
     def send() -> None:
         for at in range(0, len(rest), 20):

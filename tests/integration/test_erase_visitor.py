@@ -1,6 +1,7 @@
 """EraseVisitor: nothing names the visitor any more, and no count changes."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
@@ -8,7 +9,7 @@ import psycopg
 import pytest
 from footfall.admin.v1 import admin_pb2
 
-from admin_svc import compact
+from admin_svc.counting import compact
 from tests.oracle.recount import Recount
 from tests.support.erasing import ALWAYS, assert_counts, assert_nothing_names, erase, erase_all, named, removed
 from tests.support.footfall_site import FootfallSite
@@ -30,7 +31,7 @@ def test_nothing_names_the_visitor_and_no_count_changes(
         one.aggregate()
     site_id, other_id = site_id_of(database, site), site_id_of(database, other)
     for _ in range(8):
-        compact.run_once(database, site_id, 40)
+        compact.compact(database, site_id, datetime.now(UTC), 40)
     others = rows_of(database, other_id)
     rollups = rows_of(database, site_id)["rollup_shards"]
 
@@ -71,8 +72,8 @@ def test_a_user_leaves_with_every_visitor_pending_and_failed_events_too(
     site.send(batch_of([failed]))
     site_id = site_id_of(database, site)
     database.execute(
-        "INSERT INTO failed_events (site_id, batch_id, ord, lane, attempts, received_at, failed_at, error) "
-        "SELECT site_id, batch_id, first_ord, lane, 3, now(), now(), %s FROM pending_batches WHERE site_id = %s",
+        "INSERT INTO failed_events (site_id, batch_id, ord, partition, attempts, received_at, failed_at, error) "
+        "SELECT site_id, batch_id, first_ord, partition, 3, now(), now(), %s FROM pending_batches WHERE site_id = %s",
         (f"of {names[0]}", site_id),
     )
     database.execute("DELETE FROM pending_batches WHERE site_id = %s", (site_id,))

@@ -1,28 +1,28 @@
 """Calls that wait share a transaction, and each hears only of its own events."""
 
 import asyncio
+import logging
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
 import grpc
 import psycopg
 import pytest
-from footfall.admin.v1 import admin_pb2
 from footfall.ingest.v1 import ingest_pb2
 from footfall.type.v1 import event_pb2
 
-from admin_svc.sites import create_site
 from common.clock import system_clock
 from common.db import Database
 from common.errors import CallError, Reason
 from common.migrate import migrate
-from common.sites import Site, find_site
-from ingest_svc.append import Incoming
+from common.sites import DELETING, Site, find_site
+from ingest_svc.event_rows import to_rows
 from ingest_svc.group_commit import MAX_GROUP_EVENTS, WORTH_ANOTHER, Commit, DatabaseCommit, GroupCommit
-from ingest_svc.wire import to_rows
+from ingest_svc.store_events import Incoming
+from tests.support.site_rows import make_site
 from tests.support.suite import database_on
 
 Answer = TypeVar("Answer")
@@ -97,7 +97,7 @@ def gate(postgres_url: str) -> Iterator[Gate]:
         db = Database(url, application="test")
         migrate(db)
         with db.transaction() as connection:
-            create_site(connection, admin_pb2.CreateSiteRequest(slug="shop"), datetime.now(UTC))
+            make_site(connection, "shop")
         with db.connection() as raw:
             yield Gate(db, find_site(raw, "shop"))
         db.close()
@@ -178,6 +178,29 @@ def test_a_call_whose_data_cannot_be_stored_fails_alone(gate: Gate) -> None:
     assert isinstance(bad, psycopg.DataError)
     assert gate.stored() == ["first", "a", "b"]
     assert gate.pending() == 3
+
+
+def test_a_site_that_is_being_deleted_is_refused_without_an_error_in_the_log(
+    gate: Gate, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is expected: the caller is told, and no operator is woken by a stack trace."""
+
+    with gate.db.transaction() as connection:
+        make_site(connection, "closing")
+        closing = find_site(connection, "closing")
+        connection.execute("UPDATE sites SET status = %s WHERE slug = 'closing'", (DELETING,))
+
+    async def act(group_commit: GroupCommit) -> list[int | BaseException]:
+        calls = [replace(gate.call(name), site=closing) for name in ("a", "b")]
+        tasks = [submit(group_commit, call) for call in calls]
+        await asyncio.sleep(0)
+        gate.opened.set()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    for refused in gate.behind_the_gate(act):
+        assert isinstance(refused, CallError)
+        assert refused.reason == Reason.SITE_DISABLED
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING or record.exc_info] == []
 
 
 def test_closing_commits_what_is_queued_and_takes_no_more(gate: Gate) -> None:

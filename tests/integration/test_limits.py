@@ -68,12 +68,15 @@ def test_4_mebibytes_are_a_batch_and_a_byte_more_is_refused_whole(fresh: Footfal
     assert fresh.send(batch_of_size(4 * MEBIBYTE)).accepted == 1
 
 
-def test_an_event_without_any_visitor_refuses_its_batch(fresh: FootfallSite) -> None:
-    """The default visitor will do."""
-    events = [event(), event(visitor_id="")]
-    assert refusal_of(fresh.send, batch(*events)) == invalid("VISITOR_REQUIRED", "events[1].visitor_id")
-    assert fresh.events() == []
-    assert fresh.send(batch(*events, visitor_id="default")).accepted == 2
+def test_an_event_without_any_visitor_is_rejected_alone(fresh: FootfallSite) -> None:
+    """Its neighbours are stored; the default visitor will do."""
+    events = [event(event_id="1"), event(event_id="2", visitor_id=""), event(event_id="3")]
+    response = fresh.send(batch(*events))
+    assert (response.accepted, response.rejected) == (2, 1)
+    [error] = response.errors
+    assert (error.index, error.reason) == (1, "VISITOR_REQUIRED")
+    assert len(fresh.events()) == 2
+    assert fresh.send(batch(events[1], visitor_id="default")).accepted == 1
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from admin_svc import cleanup, compact, failed, job_runs, jobs, prune, retention, status
+from admin_svc import status
+from admin_svc.chunk import Chunk
+from admin_svc.counting import compact, dead_letters
+from admin_svc.maintenance import cleanup, prune, retention
+from admin_svc.schedule import runs
 from common.db import Database, plain_url
 from common.migrate import migrate
 from common.sites import Site, find_site
@@ -41,25 +45,25 @@ INSERT INTO sessions (started_at, ended_at, visitor_no, site_id, events, pagevie
                       session_id)
 SELECT {_AT}, {_AT} + interval '9 s', n,
        s, 1, 1, gen_random_uuid(), true, '' FROM {_ROWS};
-INSERT INTO rollup_shards (bucket_start, shard, events, pageviews, sessions, bounces, duration_us, new_visitors,
+INSERT INTO rollup_shards (bucket_start, delta_no, events, pageviews, sessions, bounces, duration_us, new_visitors,
                            site_id, interval, dimension, key)
 SELECT '2025-12-01'::timestamptz + n / 25 * interval '1 hour', 0, 1, 1, 0, 0, 0, 0, s, 1, 2, '/page/' || n % 25
 FROM {_ROWS};
-INSERT INTO rollup_shards (bucket_start, shard, events, pageviews, sessions, bounces, duration_us, new_visitors,
+INSERT INTO rollup_shards (bucket_start, delta_no, events, pageviews, sessions, bounces, duration_us, new_visitors,
                            site_id, interval, dimension, key)
 SELECT '2025-12-01'::timestamptz + n / 500 * interval '1 day', 0, 1, 1, 0, 0, 0, 0, s, 2, 2, '/page/' || n % 500
 FROM {_ROWS};
-INSERT INTO rollup_shards (bucket_start, shard, events, pageviews, sessions, bounces, duration_us, new_visitors,
+INSERT INTO rollup_shards (bucket_start, delta_no, events, pageviews, sessions, bounces, duration_us, new_visitors,
                            site_id, interval, dimension, key)
 SELECT '2026-02-20'::timestamptz + n % 72 * interval '1 hour', 1 + n / 72, 1, 1, 0, 0, 0, 0, s, 1, 3, 'r' || n % 100
 FROM {_ROWS};
 INSERT INTO ingest_dedupes (expires_at, site_id, dedupe_key)
 SELECT '2026-02-01'::timestamptz + n * interval '60 seconds', s, gen_random_uuid()
 FROM {_ROWS};
-INSERT INTO failed_events (site_id, batch_id, ord, lane, attempts, received_at, failed_at, error)
+INSERT INTO failed_events (site_id, batch_id, ord, partition, attempts, received_at, failed_at, error)
 SELECT s, n / 500, n % 500, 0, 3, now(), '2026-02-01', 'x'
 FROM generate_series(40000, 49999) AS n, generate_series(1, 2) AS s;
-INSERT INTO pending_batches (site_id, lane, batch_id, first_ord, last_ord, received_at, not_before)
+INSERT INTO pending_batches (site_id, partition, batch_id, first_ord, last_ord, received_at, not_before)
 SELECT s, n % 8, 1000 + n / 8, n % 8, n % 8, now(), now()
 FROM generate_series(1, 20000) AS n, generate_series(1, 2) AS s;
 INSERT INTO job_runs (started_at, finished_at, pages, rows, site_id, job)
@@ -145,9 +149,10 @@ def test_every_statement_of_a_page_of_cleanup_is_bounded(explained: Any) -> None
     """Of each kind: its index in its order under a LIMIT, deletes by row, and probes for what is left."""
     site = site_of(explained)
     kinds = retention.expired(site, NOW)
+    explained.execute(cleanup._READ_IN_ORDER)
     for kind in kinds:
-        assert cleanup._delete(explained, site, kind, LIMIT)[0] <= LIMIT
-        cleanup._keys_after(explained, site, kind, (), 1)
+        assert cleanup._delete(explained, site.site_id, kind, LIMIT)[0] <= LIMIT
+        cleanup._keys_after(explained, site.site_id, kind, (), 1)
     explained.check("events_by_time", "sessions_by_start", "rollup_rows", "visitors_by_first_seen")
     deletes = [plan for statement, plan in explained.plans if "DELETE" in statement]
     assert len(deletes) == len(kinds)
@@ -158,14 +163,14 @@ def test_cleanup_is_bounded_on_tables_without_statistics(just_loaded: psycopg.Co
     """Each chunk of a cleanup, and of its dry run, walks the indexes also where the planner knows nothing."""
     explained: Any = Explainer(just_loaded)
     site = site_of(explained)
-    expected, chunk = 0, cleanup.Page({}, has_more=True)
+    expected, chunk = 0, Chunk(cleanup.Expirations(), has_more=True)
     while chunk.has_more:
-        chunk = cleanup.count_once(explained, site, NOW, 5_000, chunk.position)
-        expected += sum(chunk.counts.values())
-    deleted, chunk = 0, cleanup.Page({}, has_more=True)
+        chunk = cleanup.count_expired(explained, site, NOW, 5_000, chunk.position)
+        expected += sum(chunk.done)
+    deleted, chunk = 0, Chunk(cleanup.Expirations(), has_more=True)
     while chunk.has_more:
-        chunk = cleanup.run_once(explained, site, NOW, 5_000)
-        deleted += sum(chunk.counts.values())
+        chunk = cleanup.delete_expired(explained, site.site_id, NOW, 5_000)
+        deleted += sum(chunk.done)
     assert deleted >= expected > 100_000
     explained.check("events_by_time", "sessions_by_start", "rollup_rows", "visitors_by_first_seen")
 
@@ -173,35 +178,34 @@ def test_cleanup_is_bounded_on_tables_without_statistics(just_loaded: psycopg.Co
 def test_a_page_of_cleanup_in_the_midst_of_a_kind_is_bounded(explained: Any) -> None:
     """Counting goes on at its cursor by the same index."""
     site = site_of(explained)
+    explained.execute(cleanup._READ_IN_ORDER)
     for kind in retention.expired(site, NOW):
-        first = cleanup._keys_after(explained, site, kind, (), LIMIT)
+        first = cleanup._keys_after(explained, site.site_id, kind, (), LIMIT)
         if first:
-            cleanup._keys_after(explained, site, kind, first[-1], LIMIT)
+            cleanup._keys_after(explained, site.site_id, kind, first[-1], LIMIT)
     explained.check("events_by_time", "sessions_by_start", "rollup_rows", "visitors_by_first_seen")
 
 
 def test_a_page_of_pruning_is_bounded(explained: Any) -> None:
     """It finds sites by one probe each and takes the longest expired keys first."""
-    chunk = prune.run_once(explained, NOW, LIMIT)
-    assert (chunk.deleted, chunk.has_more) == (LIMIT, True)
+    assert prune.prune(explained, 0, NOW, LIMIT) == Chunk(prune.Pruned(LIMIT), has_more=True)
     explained.check("dedupes_by_expiry")
 
 
 def test_a_page_of_retries_is_bounded(explained: Any) -> None:
     """The failed events in the order of their key; the probe for what is left stops at the first."""
-    requeued, has_more = failed.retry_once(explained, 1, NOW, LIMIT)
-    assert (requeued, has_more) == (LIMIT, True)
+    assert dead_letters.requeue(explained, 1, NOW, LIMIT) == Chunk(dead_letters.Requeued(LIMIT), has_more=True)
     explained.check("failed_events_pkey")
     explained.plans.clear()
-    explained.execute(jobs._SITES_TO_RETRY, {"failed_before": NOW})
-    explained.execute(failed._LIST.replace("%(rows)s", str(LIMIT)), {"site_id": 1, "batch_id": 85, "ord": 3})
+    explained.execute(dead_letters._SITES_TO_RETRY, {"failed_before": NOW})
+    explained.execute(dead_letters._LIST.replace("%(rows)s", str(LIMIT)), {"site_id": 1, "batch_id": 85, "ord": 3})
     explained.check("failed_events_pkey")
 
 
 def test_a_chunk_of_compaction_is_bounded(explained: Any) -> None:
     """The next delta is one probe, a chunk goes straight to its rows."""
-    newest = compact.newest_shard(explained)
-    found = compact.next_delta(explained, 1, compact.START, newest + 10_000)
+    newest = compact._newest_delta(explained)
+    found = compact._next_delta(explained, 1, compact._FIRST, newest + 10_000)
     assert found is not None
     dimension, hour = found
     where = {"site_id": 1, "dimension": dimension, "start": hour, "next_day": hour + timedelta(days=1), "limit": LIMIT}
@@ -212,6 +216,6 @@ def test_a_chunk_of_compaction_is_bounded(explained: Any) -> None:
 
 def test_the_state_of_sites_is_probes_however_many_runs_there_were(explained: Any) -> None:
     """The last run of a job is the end of an index."""
-    assert job_runs.last_runs(explained, [1, 2])[1] != []
+    assert runs.last_runs(explained, [1, 2])[1] != []
     explained.check("job_runs_pkey")
     assert {table.name for table in status.table_states(explained)} >= {"events", "job_runs"}

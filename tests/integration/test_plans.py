@@ -8,11 +8,14 @@ from typing import Any
 import psycopg
 import pytest
 
-from admin_svc import compact, delete_site, erased_events, erased_visitors
+from admin_svc.counting import compact
+from admin_svc.maintenance import delete_site
+from admin_svc.maintenance.erasure import events as erased_events
+from admin_svc.maintenance.erasure import visitors as erased_visitors
 from common.db import Database, plain_url
 from common.dimensions import OVERVIEW, PAGE
 from common.migrate import migrate
-from query_svc import erased, sources
+from query_svc import incomplete_hours, report_sql
 from query_svc.range_plan import plan_range
 from tests.support.suite import database_on
 
@@ -25,7 +28,7 @@ SELECT '2026-01-01'::timestamptz + n * interval '40 seconds', now(), n / 500, 1,
 FROM generate_series(1, 60000) AS n;
 INSERT INTO visitors (first_seen_at, last_seen_at, site_id, visitor_no, first_event_id, visitor_id, first_session_id)
 SELECT now(), now(), 1, n, gen_random_uuid(), 'visitor ' || n, '' FROM generate_series(0, 4999) AS n;
-INSERT INTO rollup_shards (bucket_start, shard, events, pageviews, sessions, bounces, duration_us, new_visitors,
+INSERT INTO rollup_shards (bucket_start, delta_no, events, pageviews, sessions, bounces, duration_us, new_visitors,
                            site_id, interval, dimension, key)
 SELECT '2026-01-05'::timestamptz + n % 24 * interval '1 hour', 1 + n / 100, 1, 1, 0, 0, 0, 0,
        1, 1, 2, '/page/' || n % 100
@@ -34,9 +37,9 @@ INSERT INTO sessions (started_at, ended_at, visitor_no, site_id, events, pagevie
                       session_id)
 SELECT '2026-01-01'::timestamptz + n * interval '1 minute', now(), n % 5000, 1, 1, 1, gen_random_uuid(), true, ''
 FROM generate_series(1, 20000) AS n;
-INSERT INTO failed_events (site_id, batch_id, ord, lane, attempts, received_at, failed_at, error)
+INSERT INTO failed_events (site_id, batch_id, ord, partition, attempts, received_at, failed_at, error)
 SELECT 1, n / 500, n % 500, 0, 3, now(), now(), '' FROM generate_series(1, 20000) AS n;
-INSERT INTO pending_batches (site_id, lane, batch_id, first_ord, last_ord, received_at, not_before)
+INSERT INTO pending_batches (site_id, partition, batch_id, first_ord, last_ord, received_at, not_before)
 SELECT 1, 0, 40 + n / 500, n % 500, n % 500, now(), now() FROM generate_series(1, 20000) AS n;
 INSERT INTO erased_hours (hour, site_id)
 SELECT '2020-01-01'::timestamptz + n * interval '1 hour', 1 FROM generate_series(1, 20000) AS n;
@@ -76,11 +79,11 @@ def test_a_chunk_of_compaction_goes_straight_to_its_deltas(grown: psycopg.Connec
 def test_a_raw_edge_reads_its_own_events_only(grown: psycopg.Connection[Any], dimension: Any) -> None:
     """However large the table is."""
     plan = plan_range([DAY + timedelta(minutes=7)], DAY + timedelta(hours=30, minutes=7))
-    parameters = {**sources.parameters(1, dimension, plan), "keys": ["/page/1", ""], "limit": 10}
+    parameters = {**report_sql.parameters(1, dimension, plan), "keys": ["/page/1", ""], "limit": 10}
     for statement in (
-        sources.edge_counters(dimension),
-        sources.counters_per_key(dimension, plan, "events"),
-        sources.edge_visitors(dimension, some_keys=True),
+        report_sql.edge_counters(dimension),
+        report_sql.counters_per_key(dimension, plan, "events"),
+        report_sql.edge_visitors(dimension, some_keys=True),
     ):
         explained = plan_of(grown, statement, parameters)
         assert "events_by_time" in explained
@@ -94,7 +97,7 @@ def test_a_page_of_an_erasure_reads_no_table_through(grown: psycopg.Connection[A
     span = {"at": DAY, "until": DAY + timedelta(hours=9)}
     for statement in (
         erased_events._SCAN,
-        *erased_events._ASIDE.values(),
+        *erased_events._UNAGGREGATED.values(),
         erased_visitors._VISITOR,
         *erased_visitors._VISITOR_OF.values(),
         erased_visitors._SESSIONS,
@@ -117,7 +120,7 @@ def test_a_page_of_a_deletion_reads_its_rows_from_an_index(grown: psycopg.Connec
 def test_compaction_probes_for_its_rows_where_statistics_know_of_deltas_only(grown: psycopg.Connection[Any]) -> None:
     """As they do of a site that has just begun; a join would read all of a dimension for every chunk."""
     places = {"intervals": [1, 2] * 500, "starts": [DAY] * 1_000, "keys": [f"/page/{n}" for n in range(1_000)]}
-    for statement in (compact._READ_FOLDED, compact._DELETE_FOLDED):
+    for statement in (compact._READ_COMPACTED, compact._DELETE_COMPACTED):
         plan = plan_of(grown, statement, {"site_id": 1, "dimension": 2, **places})
         assert re.search(r"rollup_rows on rollup_shards.*\n.*Index Cond: .*key = w\.key", plan), plan
 
@@ -125,5 +128,5 @@ def test_compaction_probes_for_its_rows_where_statistics_know_of_deltas_only(gro
 def test_a_report_asks_for_erased_hours_by_the_key(grown: psycopg.Connection[Any]) -> None:
     """However many a site has."""
     parameters = {"site_id": 1, "hours": [DAY], "start": DAY, "end": DAY + timedelta(days=9)}
-    for statement in (erased._ERASED, erased._ANY_ERASED):
+    for statement in (incomplete_hours._INCOMPLETE, incomplete_hours._ANY_INCOMPLETE):
         assert "Seq Scan" not in plan_of(grown, statement, parameters)

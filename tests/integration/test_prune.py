@@ -8,7 +8,8 @@ import psycopg
 import pytest
 from footfall.admin.v1 import admin_pb2
 
-from admin_svc import prune
+from admin_svc.chunk import Chunk
+from admin_svc.maintenance import prune
 from common.db import Database
 from common.migrate import migrate
 from tests.support.footfall_site import FootfallSite
@@ -66,13 +67,13 @@ def test_exactly_the_expired_keys_of_all_sites_go(keys: tuple[Connection, Connec
     connection, _ = keys
     deleted, has_more, chunks = 0, True, 0
     while has_more:
-        chunk = prune.run_once(connection, NOW, limit)
-        assert 0 < chunk.deleted <= limit
-        deleted, has_more, chunks = deleted + chunk.deleted, chunk.has_more, chunks + 1
+        chunk = prune.prune(connection, 0, NOW, limit)
+        assert 0 < chunk.done.deleted <= limit
+        deleted, has_more, chunks = deleted + chunk.done.deleted, chunk.has_more, chunks + 1
         assert has_more == (deleted < 15)
     assert chunks == -(-15 // limit)
     assert left(connection) == ALIVE
-    assert prune.run_once(connection, NOW, limit) == prune.Page(0, False)
+    assert prune.prune(connection, 0, NOW, limit) == Chunk(prune.Pruned(0), False)
 
 
 def test_a_key_that_ingest_is_about_to_reserve_again_is_passed_over(keys: tuple[Connection, Connection]) -> None:
@@ -83,11 +84,11 @@ def test_a_key_that_ingest_is_about_to_reserve_again_is_passed_over(keys: tuple[
             "UPDATE ingest_dedupes SET expires_at = %s WHERE site_id = 2 AND expires_at = %s",
             (NOW + timedelta(days=1), NOW - timedelta(seconds=4)),
         )
-        chunk = prune.run_once(connection, NOW, 100)
-        assert chunk.deleted == 14
+        chunk = prune.prune(connection, 0, NOW, 100)
+        assert chunk.done.deleted == 14
         assert chunk.has_more
         # Only that one is left: a loop on has_more ends and does not spin on it.
-        assert prune.run_once(connection, NOW, 100) == prune.Page(0, False)
+        assert prune.prune(connection, 0, NOW, 100) == Chunk(prune.Pruned(0), False)
     assert left(connection) == sorted([*ALIVE, (2, 86_400.0)])
 
 

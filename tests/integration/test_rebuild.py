@@ -7,8 +7,9 @@ import pytest
 from footfall.admin.v1 import admin_pb2
 from google.protobuf import duration_pb2, field_mask_pb2
 
-from admin_svc import rebuild
-from admin_svc.aggregate import Aggregator, Page
+from admin_svc.chunk import Chunk
+from admin_svc.counting.aggregate import Aggregated, Aggregator
+from admin_svc.maintenance import rebuild
 from tests.oracle.raw_events import DAY, HOUR, MINUTE, SECOND
 from tests.oracle.recount import Recount
 from tests.oracle.tables import expected_tables
@@ -21,7 +22,7 @@ from tests.support.upkeep import compact
 
 DAMAGE = {
     "rollups": "UPDATE rollup_shards SET events = events + 1, sessions = sessions * 2 WHERE site_id = %(site_id)s",
-    "lost rollups": "DELETE FROM rollup_shards WHERE site_id = %(site_id)s AND (shard > 0 OR dimension < 3)",
+    "lost rollups": "DELETE FROM rollup_shards WHERE site_id = %(site_id)s AND (delta_no > 0 OR dimension < 3)",
     "sets of visitors": "UPDATE rollup_shards SET visitors = NULL WHERE site_id = %(site_id)s",
     "sessions": "UPDATE sessions SET ended_at = ended_at + '1 s', pageviews = 0, exit_page = 'x', new_visitor = true "
     "WHERE site_id = %(site_id)s",
@@ -141,7 +142,7 @@ def test_batches_that_come_in_meanwhile_do_not_keep_it_from_ending(hands: Hands)
         "SELECT DISTINCT batch_id FROM events WHERE site_id = %s", (hands.site_id(site),)
     ).fetchall())  # fmt: skip
     site.send(batch_of(arriving[:1]))
-    number, queueing = hands.rebuild_chunk(site, limit=1).number, 1
+    number, queueing = hands.rebuild_chunk(site, limit=1).position[0], 1
     late = iter(arriving[1:])
     while in_phase(hands, site, 1):
         site.send(batch_of([next(late)]))
@@ -166,9 +167,9 @@ def test_only_what_was_counted_is_pending_meanwhile(hands: Hands) -> None:
     site.send(batch_of(made_up(21, visitors=2, events=7)))
     aggregated_again = sum(event.occurred_at >= midnight for event in events)
     chunk = hands.rebuild_chunk(site)
-    assert chunk.queued == chunk.remaining == aggregated_again
+    assert chunk.done.queued == rebuild.replays_left(hands.connection, hands.site_id(site)) == aggregated_again
     assert metadata_of(site).pending_events == aggregated_again + 7
-    while hands.rebuild_chunk(site, chunk.number).has_more:
+    while hands.rebuild_chunk(site, *chunk.position).has_more:
         pass
     assert metadata_of(site).pending_events == 7
 
@@ -177,22 +178,22 @@ def test_the_end_of_one_rebuild_is_not_that_of_the_next(hands: Hands) -> None:
     """A caller who aggregated the last replay may be overtaken by others, who end the rebuild and begin another."""
     events = made_up(22, visitors=5, events=40)
     site = sent(hands, "rebuild-overtaken", events)
-    number = hands.rebuild_chunk(site).number
+    [number] = hands.rebuild_chunk(site).position
     while not in_phase(hands, site, 3):
         hands.rebuild_chunk(site, number)
 
     class Overtaken(Aggregator):
         """Others go on between its chunk and what the caller does next."""
 
-        def run_site_once(self, *arguments: Any, **options: Any) -> Page:
-            chunk = super().run_site_once(*arguments, **options)
+        def aggregate(self, *arguments: Any, **options: Any) -> Chunk[Aggregated]:
+            chunk = super().aggregate(*arguments, **options)
             while hands.rebuild_chunk(site, number).has_more:
                 pass
-            begun.append(hands.rebuild_chunk(site).number)
+            begun.extend(hands.rebuild_chunk(site).position)
             hands.connection.execute("DELETE FROM pending_batches WHERE site_id = %s", (hands.site_id(site),))
             return chunk
 
     begun: list[int] = []
-    rebuild.run_once(hands.connection, Overtaken(hands.numbers), hands.site_id(site), LATER, 1_000, number)
+    rebuild.rebuild(hands.connection, Overtaken(hands.numbers), hands.site_id(site), LATER, 1_000, (number,))
     assert in_phase(hands, site, 1)
     assert begun != [number]

@@ -90,8 +90,7 @@ def downgrade(db: Database, revision: str = "base") -> None:
 def declared(postgres_url: str) -> Iterator[Database]:
     """The schema straight from the tables."""
     with open_database(postgres_url) as db:
-        with db.transaction() as connection:
-            metadata.create_all(connection)
+        metadata.create_all(db.engine)
         yield db
 
 

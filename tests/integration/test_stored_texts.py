@@ -6,18 +6,17 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from footfall.admin.v1 import admin_pb2
 from footfall.ingest.v1 import ingest_pb2
 from footfall.type.v1 import event_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from admin_svc.sites import create_site
 from common.db import Database
 from common.migrate import migrate
 from common.sites import Site, find_site
-from ingest_svc.append import BatchNumbers, Incoming, append
-from ingest_svc.wire import to_rows
+from ingest_svc.event_rows import to_rows
+from ingest_svc.store_events import BatchNumbers, Incoming, store_events
+from tests.support.site_rows import make_site
 from tests.support.suite import database_on
 
 COLUMNS = ("session_id", "user_id", "name", "path", "title", "referrer", "source", "device", "browser", "utm_source")
@@ -46,7 +45,7 @@ def shop(postgres_url: str) -> Iterator[Shop]:
         db = Database(url, application="test")
         migrate(db)
         with db.transaction() as connection:
-            create_site(connection, admin_pb2.CreateSiteRequest(slug="shop"), datetime.now(UTC))
+            make_site(connection, "shop")
         with db.connection() as raw:
             yield Shop(db, find_site(raw, "shop"))
         db.close()
@@ -75,7 +74,7 @@ def test_any_text_is_stored_as_it_was_sent(
     rows, errors = to_rows(request, shop.site, now)
     assert errors == []
     with shop.db.connection() as connection, connection.transaction(force_rollback=True):
-        assert append(connection, BatchNumbers(), [Incoming(shop.site, rows, now)], now) == [2]
+        assert store_events(connection, BatchNumbers(), [Incoming(shop.site, rows, now)], now) == [2]
         query = f"SELECT {', '.join(COLUMNS)}, properties FROM events ORDER BY ord"
         first, second = connection.execute(query).fetchall()
     assert first[:-1] == tuple(stored(name, sent[name]) for name in COLUMNS)

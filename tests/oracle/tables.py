@@ -48,7 +48,7 @@ Row = tuple[tuple[int, ...], dict[Any, int]]
 
 
 class Tables(NamedTuple):
-    """A site's derived tables without what differs between two equal sites: visitor numbers and shards."""
+    """A site's derived tables without what differs between two equal sites: visitor numbers and deltas."""
 
     visitors: dict[str, tuple[Any, ...]]
     sessions: dict[tuple[str, str, int], tuple[Any, ...]]
@@ -151,7 +151,7 @@ def _flat(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def stored_tables(connection: psycopg.Connection[Any], site_id: int) -> Tables:
-    """The tables as they are: hours are the sums of their shards, days their row and their hours' deltas."""
+    """The tables as they are: hours are the sums of their deltas, days their row and their hours' deltas."""
     names = dict(
         connection.execute("SELECT visitor_no, visitor_id FROM visitors WHERE site_id = %s", (site_id,)).fetchall()
     )
@@ -169,8 +169,8 @@ def stored_tables(connection: psycopg.Connection[Any], site_id: int) -> Tables:
         (site_id,),
     )
     hours, days = _Sums(), _Sums()
-    for interval, shard, dimension, start, key, blob, *counters in connection.execute(
-        "SELECT interval, shard, dimension, bucket_start, key, visitors, events, pageviews, sessions, bounces, "
+    for interval, delta_no, dimension, start, key, blob, *counters in connection.execute(
+        "SELECT interval, delta_no, dimension, bucket_start, key, visitors, events, pageviews, sessions, bounces, "
         "duration_us, new_visitors FROM rollup_shards WHERE site_id = %s",
         (site_id,),
     ):
@@ -178,7 +178,7 @@ def stored_tables(connection: psycopg.Connection[Any], site_id: int) -> Tables:
         at = micros(start)
         if interval == 1:
             hours.add((dimension, at, key), counters, own)
-        if interval == 2 or shard > 0:
+        if interval == 2 or delta_no > 0:
             days.add((dimension, at // DAY * DAY, key), counters, own)
     return Tables(
         {row[0]: tuple(map(_plain, row[1:])) for row in visitors},

@@ -10,7 +10,7 @@ from footfall.admin.v1 import admin_pb2
 from footfall.query.v1 import query_pb2
 from google.protobuf import field_mask_pb2
 
-from admin_svc import compact
+from admin_svc.counting import compact
 from tests.oracle.raw_events import DAY, RawEvent, stored_id
 from tests.oracle.recount import Recount
 from tests.oracle.tables import Tables, expected_tables, stored_tables
@@ -79,9 +79,9 @@ class PlayedSite:
             assert answer.failed == 0
             aggregated: int = answer.aggregated
             return aggregated
-        chunk = self.hands.aggregator.run_site_once(self.hands.connection, self.site_id, LATER, limit)
-        assert chunk.failed == 0
-        return chunk.aggregated
+        chunk = self.hands.aggregator.aggregate(self.hands.connection, self.site_id, LATER, limit)
+        assert chunk.done.failed == 0
+        return chunk.done.aggregated
 
     def rebuild(self, limit: int) -> bool:
         """One chunk of a rebuild; whether it needs another."""
@@ -108,7 +108,7 @@ class PlayedSite:
     def compact(self, limit: int) -> int:
         """One chunk of compaction, which changes nothing that the tables say; how many deltas it took."""
         before = self.tables()
-        compacted = compact.run_once(self.hands.connection, self.site_id, limit).shards
+        compacted = compact.compact(self.hands.connection, self.site_id, LATER, limit).done.deltas
         assert compacted <= limit
         assert self.tables() == before
         return compacted

@@ -7,8 +7,8 @@ from footfall.query.v1 import query_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from admin_svc import cleanup, compact
-from common.sites import find_site
+from admin_svc.counting import compact
+from admin_svc.maintenance import cleanup
 from tests.oracle.answers import Metrics
 from tests.oracle.raw_events import DAY, DIMENSIONS, HOUR
 from tests.property import examples
@@ -107,7 +107,7 @@ def test_reports_over_what_remains_do_not_change_and_others_say_what_they_are_of
                 # The overview and the tops are what they were, to the byte.
                 assert [now_answered[0], *now_answered[3:]] == [answers[0], *answers[3:]]
         if chunks % 7 == 0 and data.draw(st.booleans(), label="compact between"):
-            compact.run_once(hands.connection, site.site_id, 3)
+            compact.compact(hands.connection, site.site_id, instant(now), 3)
     # Lists show all that was not to go, newest first, and what is pending stays pending.
     assert site.pending() == pending
     cut = (now - raw * DAY) // HOUR * HOUR
@@ -137,4 +137,4 @@ def test_a_cleanup_cut_after_any_statement_deletes_nothing(hands: Hands, data: s
 
 def _cleanup(site: PlayedSite, now: int, limit: int, scissors: Scissors) -> None:
     with scissors.connection() as connection:
-        cleanup.run_once(connection, find_site(connection, site.site.slug), instant(now), limit)
+        cleanup.delete_expired(connection, site.site_id, instant(now), limit)

@@ -8,13 +8,15 @@ from footfall.ingest.v1 import ingest_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from admin_svc import compact, rebuild
+from admin_svc.chunk import Chunk
+from admin_svc.counting import compact
+from admin_svc.maintenance import rebuild
 from common.clock import system_clock
 from common.db import DatabaseFault
 from common.sites import find_site
-from ingest_svc.append import Incoming
+from ingest_svc.event_rows import to_rows
 from ingest_svc.group_commit import DatabaseCommit
-from ingest_svc.wire import to_rows
+from ingest_svc.store_events import Incoming
 from tests.property import examples
 from tests.property.driver import PlayedSite, play
 from tests.property.requests import request_of
@@ -65,12 +67,12 @@ def test_a_rebuild_cut_after_any_statement_goes_on_where_it_was(
     The next chunk goes on, and everything is aggregated once."""
     [site] = play(hands, [stream], data.draw(histories([stream], asks=0), label="history"))
     limit = data.draw(st.sampled_from((60, 1_000)), label="limit")
-    chunks: list[rebuild.Page] = []
+    chunks: list[Chunk[rebuild.Rebuilt]] = []
 
     def rebuild_chunk(scissors: Scissors) -> None:
-        number = chunks[-1].number if chunks else None
+        position = chunks[-1].position if chunks else ()
         with scissors.connection() as connection:
-            chunks.append(rebuild.run_once(connection, hands.aggregator, site.site_id, LATER, limit, number))
+            chunks.append(rebuild.rebuild(connection, hands.aggregator, site.site_id, LATER, limit, position))
 
     derived = ("rebuilds", "pending_batches", "visitors", "sessions", "rollup_shards")
     while not chunks or site.clearing():
@@ -128,13 +130,13 @@ def test_an_ingest_transaction_cut_after_any_statement_stores_nothing(
 
 def _aggregate(site: PlayedSite, limit: int, scissors: Scissors) -> None:
     with scissors.connection() as connection:
-        chunk = site.hands.aggregator.run_site_once(connection, site.site_id, LATER, limit)
-        assert chunk.failed == 0
+        chunk = site.hands.aggregator.aggregate(connection, site.site_id, LATER, limit)
+        assert chunk.done.failed == 0
 
 
 def _compact(site: PlayedSite, limit: int, scissors: Scissors) -> None:
     with scissors.connection() as connection:
-        compact.run_once(connection, site.site_id, limit)
+        compact.compact(connection, site.site_id, LATER, limit)
 
 
 def _incoming(site: PlayedSite, step: Send) -> Incoming:

@@ -8,7 +8,7 @@ from footfall.query.v1 import query_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from admin_svc import compact
+from admin_svc.counting import compact
 from common.db import Database, DatabaseFault
 from tests.property import examples
 from tests.property.driver import PlayedSite
@@ -19,7 +19,7 @@ from tests.support.hands import LATER, Hands
 
 @given(data=st.data(), stream=streams(most=40), limit=st.sampled_from((1, 3, 10)))
 @examples(0.04)
-def test_workers_and_compactors_at_once_end_in_the_recount(
+def test_workers_and_compactions_at_once_end_in_the_recount(
     hands: Hands, data: st.DataObject, stream: Stream, limit: int
 ) -> None:
     """Three workers and two compactors on a backlog of one visitor in many partitions, for every batch came when there
@@ -39,16 +39,16 @@ def test_workers_and_compactors_at_once_end_in_the_recount(
         with db.connection() as connection:
             while site.pending_events(connection):
                 try:
-                    chunk = hands.aggregator.run_site_once(connection, site.site_id, LATER, limit)
+                    chunk = hands.aggregator.aggregate(connection, site.site_id, LATER, limit)
                 except DatabaseFault as fault:
                     assert "deadlock" in str(fault)  # noqa: PT017  # two workers met: one of them tries again
                 else:
-                    assert chunk.failed == 0
+                    assert chunk.done.failed == 0
 
     def compacting() -> None:
         with db.connection() as connection:
-            while not aggregated.is_set() or site.site_id in compact.sites_with_deltas(connection):
-                compact.run_once(connection, site.site_id, limit)
+            while not aggregated.is_set() or site.site_id in compact.sites_with_deltas(connection, LATER):
+                compact.compact(connection, site.site_id, LATER, limit)
 
     with ThreadPoolExecutor(5) as threads:
         workers: list[Future[None]] = [threads.submit(work) for _ in range(3)]

@@ -8,9 +8,10 @@ from typing import Any
 
 import psycopg
 
-from admin_svc import rebuild
-from admin_svc.aggregate import Aggregator
-from admin_svc.visitor_numbers import VisitorNumbers
+from admin_svc.chunk import Chunk
+from admin_svc.counting.aggregate import Aggregator
+from admin_svc.counting.visitor_numbers import VisitorNumbers
+from admin_svc.maintenance import rebuild
 from common.db import Database
 from tests.oracle.tables import Tables, stored_tables
 from tests.support.footfall_site import FootfallSite
@@ -33,9 +34,10 @@ class Hands:
 
     def rebuild_chunk(
         self, site: FootfallSite, number: int | None = None, *, limit: int = 1_000, now: datetime = LATER
-    ) -> rebuild.Page:
+    ) -> Chunk[rebuild.Rebuilt]:
         """One chunk of a rebuild: of that number, or the first of a new one."""
-        return rebuild.run_once(self.connection, self.aggregator, self.site_id(site), now, limit, number)
+        position = () if number is None else (number,)
+        return rebuild.rebuild(self.connection, self.aggregator, self.site_id(site), now, limit, position)
 
     def site_id(self, site: FootfallSite) -> int:
         """The number the site's rows carry."""

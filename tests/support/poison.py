@@ -8,7 +8,8 @@ from typing import Any
 
 import psycopg
 
-from admin_svc.aggregate import Aggregator, Page
+from admin_svc.counting import queue
+from admin_svc.counting.aggregate import Aggregated, Aggregator
 from tests.oracle.raw_events import RawEvent
 from tests.support.footfall_site import FootfallSite
 from tests.support.traffic import made_up
@@ -25,13 +26,19 @@ class Worker:
     connection: psycopg.Connection[Any]
     now: datetime
 
-    def run(self) -> list[Page]:
-        """Pages until nothing is due, of every site in its turn."""
-        chunks = []
-        while (chunk := self.aggregator.run_once(self.connection, self.now, LIMIT)).worked:
-            chunks.append(chunk)
-            assert len(chunks) < 200, "it does not come to an end"
-        return chunks
+    def run(self) -> list[Aggregated]:
+        """What each chunk did, until nothing is due, of every site in its turn."""
+        done = []
+        sites = queue.sites_with_work(self.connection, self.now)
+        while sites:
+            for site_id in tuple(sites):
+                chunk = self.aggregator.aggregate(self.connection, site_id, self.now, LIMIT)
+                if chunk.has_more:
+                    done.append(chunk.done)
+                else:
+                    sites.remove(site_id)
+            assert len(done) < 200, "it does not come to an end"
+        return done
 
     def fail(self, site: FootfallSite) -> None:
         """Works until nothing of the site is pending: what cannot be aggregated has had its three attempts."""

@@ -5,13 +5,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
-from footfall.admin.v1 import admin_pb2
 
-from admin_svc import job_runs, jobs, status
-from admin_svc.aggregate import Aggregator
-from admin_svc.jobs import Job
-from admin_svc.schedule import Schedule
-from admin_svc.visitor_numbers import VisitorNumbers
+from admin_svc.counting.aggregate import Aggregator
+from admin_svc.counting.visitor_numbers import VisitorNumbers
+from admin_svc.schedule import jobs, runs
+from admin_svc.schedule.jobs import Job
+from admin_svc.schedule.schedule import Schedule
 from common.db import Database
 from common.settings import Settings
 
@@ -31,7 +30,7 @@ WITH made AS (
            %(path)s
     FROM generate_series(1, %(count)s) AS n RETURNING site_id, batch_id
 )
-INSERT INTO pending_batches (site_id, lane, batch_id, first_ord, last_ord, received_at, not_before)
+INSERT INTO pending_batches (site_id, partition, batch_id, first_ord, last_ord, received_at, not_before)
 SELECT site_id, 0, batch_id, 0, 0, %(at)s, %(at)s FROM made
 """
 
@@ -58,12 +57,12 @@ class Bench:
 
     def schedule(self, *, seconds: float = 60.0, chunks: int = 1_000, made: list[Job] | None = None) -> Schedule:
         """As another process has it; nothing of it runs by itself."""
-        return Schedule(self.database(), made or self.jobs(), self.clock, run_seconds=seconds, run_pages=chunks)
+        return Schedule(self.database(), made or self.jobs(), self.clock, run_seconds=seconds, run_chunks=chunks)
 
     def jobs(self, **settings: Any) -> list[Job]:
         """All jobs."""
         aggregator = Aggregator(VisitorNumbers(self.database()))
-        return jobs.jobs(Settings(database_url=self.url, **settings), aggregator, self.clock)
+        return jobs.jobs(Settings(database_url=self.url, **settings), aggregator)
 
     def job(self, name: str) -> Job:
         return next(job for job in self.jobs() if job.name == name)
@@ -80,11 +79,7 @@ class Bench:
         found: int = self.connection.execute(f"SELECT count(*) FROM {table} {where}").fetchall()[0][0]
         return found
 
-    def told(self, site_id: int) -> dict[str, admin_pb2.JobRun]:
-        """The last run of each job as GetStatus tells it."""
+    def told(self, site_id: int) -> dict[str, runs.Run]:
+        """The last run of each job that GetStatus returns."""
         with self.opened[0].snapshot() as snapshot:
-            if site_id == job_runs.ALL_SITES:
-                return {run.job: run for run in status.common_runs(snapshot)}
-            found = status.site_rows(snapshot, f"site-{site_id}", "", 2)
-            [state] = status.site_states(snapshot, found, self.now)
-        return {run.job: run for run in state.jobs}
+            return {run.job: run for run in runs.last_runs(snapshot, [site_id])[site_id]}

@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
 
+from admin_svc.sites.settings import FIELDS, LIST_FIELDS, to_columns
+from admin_svc.sites.sites import create_site
 from common.db import plain_url
 from common.tables import metadata
 from tests.support.footfall_site import FootfallSite
@@ -49,3 +52,9 @@ def tables_with(connection: psycopg.Connection[Any], text: str) -> list[str]:
         for table in metadata.sorted_tables
         if connection.execute(f"SELECT FROM {table.name} t WHERE position(%s IN t::text) > 0 LIMIT 1", (text,)).rowcount
     ]
+
+
+def make_site(connection: psycopg.Connection[Any], slug: str) -> None:
+    """A site with default settings, made without a running service."""
+    absent: dict[str, Any] = {**dict.fromkeys(FIELDS), "rollup_shard_count": 0, **{field: [] for field in LIST_FIELDS}}
+    assert create_site(connection, slug, {"name": slug, **to_columns(absent)}, None, datetime.now(UTC))

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from hypothesis import strategies as st
 
-from admin_svc.sessionize import Event
+from admin_svc.counting.sessionize import Event
 
 TIMEOUT = timedelta(minutes=30)
 TICK = timedelta(minutes=5)

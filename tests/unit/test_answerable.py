@@ -6,7 +6,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from common.sites import ACTIVE, Site
-from query_svc.answerable import answerable, floors_of
+from query_svc.effective_range import effective_range, floors_of
 from query_svc.range_plan import NOTHING_GONE, Floors, plan_range
 from tests.support.retention import DAY, HOUR, all_readable, readable
 
@@ -33,7 +33,7 @@ many = settings(max_examples=300)
 @given(bounds, floors)
 def test_only_data_that_is_there_is_read(cuts: list[datetime], gone: Floors) -> None:
     """Day rows, hour rows and raw events each from their floor on, together the whole effective range, once."""
-    found = answerable(cuts[:-1], cuts[-1], gone)
+    found = effective_range(cuts[:-1], cuts[-1], gone)
     assume(not found.empty)
     plan = plan_range(found.starts, found.end, gone)
     for pieces, floor in ((plan.days, gone.days), (plan.hours, gone.hours), (plan.edges, gone.raw)):
@@ -49,7 +49,7 @@ def test_only_data_that_is_there_is_read(cuts: list[datetime], gone: Floors) -> 
 @given(bounds, floors)
 def test_a_range_is_exact_when_and_only_when_its_data_is_there(cuts: list[datetime], gone: Floors) -> None:
     """Then the buckets are those asked for; otherwise some bound is another, and it says so."""
-    found = answerable(cuts[:-1], cuts[-1], gone)
+    found = effective_range(cuts[:-1], cuts[-1], gone)
     assert found.exact == all_readable(cuts, gone) == ([*found.starts, found.end] == cuts)
 
 
@@ -59,7 +59,7 @@ def test_a_range_is_exact_when_and_only_when_its_data_is_there(cuts: list[dateti
 @example([ORIGIN, ORIGIN + HOUR], Floors(ORIGIN + HOUR, ORIGIN + HOUR, ORIGIN + DAY))
 def test_the_answer_is_of_no_less_than_was_asked(cuts: list[datetime], gone: Floors) -> None:
     """It holds the range but for what lies before every floor; when nothing is left it is of nothing."""
-    found = answerable(cuts[:-1], cuts[-1], gone)
+    found = effective_range(cuts[:-1], cuts[-1], gone)
     bottom = min(gone)
     assert found.empty == (cuts[-1] <= bottom)
     if not found.empty:
@@ -76,7 +76,7 @@ def test_the_answer_is_of_no_less_than_was_asked(cuts: list[datetime], gone: Flo
 def test_a_bound_moves_no_further_than_its_data_asks(cuts: list[datetime], gone: Floors) -> None:
     """An end of the range that moved could not stay, and one that moved to a day could not stay at its hour."""
     start, end = cuts[0], cuts[-1]
-    found = answerable([start], end, gone)
+    found = effective_range([start], end, gone)
     assume(not found.empty)
     start = max(start, min(gone))
     if found.starts[0] != start:
@@ -96,7 +96,7 @@ def test_a_bound_moves_no_further_than_its_data_asks(cuts: list[datetime], gone:
 def test_a_range_has_the_same_ends_however_it_is_cut(cuts: list[datetime], gone: Floors) -> None:
     """So that the buckets of a dashboard are of the range of its overview; every bound is one asked for, or the
     start of its hour or day."""
-    cut, whole = answerable(cuts[:-1], cuts[-1], gone), answerable(cuts[:1], cuts[-1], gone)
+    cut, whole = effective_range(cuts[:-1], cuts[-1], gone), effective_range(cuts[:1], cuts[-1], gone)
     assert (cut.starts[0], cut.end, cut.empty) == (whole.starts[0], whole.end, whole.empty)
     asked = {*cuts, *(one - (one - ORIGIN) % unit for one in cuts for unit in (HOUR, DAY)), min(gone)}
     assert set(cut.starts[1:]) <= asked
@@ -105,7 +105,7 @@ def test_a_range_has_the_same_ends_however_it_is_cut(cuts: list[datetime], gone:
 @given(st.builds(lambda hour, minutes: hour + timedelta(minutes=minutes), hours, st.integers(0, 59)))
 def test_a_floor_inside_an_hour_or_a_day_counts_from_the_next_whole_one(at: datetime) -> None:
     """A part of an hour is not the hour: nobody must take what is left of it for all of it."""
-    site = Site(1, "s", "", ACTIVE, 0, None, None, None, None, 0, 1, [], [], [], at, at, at)
+    site = Site(1, "s", "", ACTIVE, 0, None, None, None, None, 0, 1, [], [], [], at, at, at, at, at)
     found = floors_of(site)
     assert found.raw - at < HOUR
     assert found.days - at < DAY

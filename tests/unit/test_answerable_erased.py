@@ -5,8 +5,9 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from query_svc.answerable import answerable
-from query_svc.range_plan import NOTHING_GONE, ceil_hour, floor_hour, plan_range
+from common.intervals import ceil_hour, floor_hour
+from query_svc.effective_range import effective_range
+from query_svc.range_plan import NOTHING_GONE, plan_range
 
 ORIGIN = datetime(2024, 2, 28, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -26,7 +27,7 @@ def test_no_edge_lies_in_an_erased_hour_and_nothing_is_lost(
 ) -> None:
     """What is answered holds the range, and no more of it than the erased hours at its ends."""
     *starts, end = bounds
-    found = answerable(starts, end, NOTHING_GONE, erased)
+    found = effective_range(starts, end, NOTHING_GONE, erased)
     assert found.starts == sorted(set(found.starts))
     assert found.starts[0] <= starts[0] < end <= found.end
     for bound in (*found.starts, found.end):
@@ -41,5 +42,5 @@ def test_no_edge_lies_in_an_erased_hour_and_nothing_is_lost(
 @given(cuts, hours)
 def test_bounds_in_other_hours_stay(bounds: list[datetime], erased: frozenset[datetime]) -> None:
     *starts, end = bounds
-    found = answerable(starts, end, NOTHING_GONE, erased)
+    found = effective_range(starts, end, NOTHING_GONE, erased)
     assert {bound for bound in bounds if floor_hour(bound) not in erased} <= {*found.starts, found.end}

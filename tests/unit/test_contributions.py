@@ -7,8 +7,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from admin_svc.contributions import Deltas
-from admin_svc.sessionize import Event, Session, session_of, sessions_of_stream
+from admin_svc.counting.rollup_deltas import Deltas
+from admin_svc.counting.sessionize import Event, Session, session_of, sessions_of_stream
 from common.dimensions import EVENT_DIMENSIONS
 from common.visitor_sets import encode_set
 from tests.unit.drawn_events import TIMEOUT, Drawn, drawn_events, events_of

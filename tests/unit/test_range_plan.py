@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from query_svc.range_plan import Piece, RangePlan, ceil_hour, floor_hour, plan_range
+from common.intervals import ceil_hour, floor_hour
+from query_svc.range_plan import Piece, RangePlan, plan_range
 
 ORIGIN = datetime(2024, 2, 28, tzinfo=UTC)
 UNITS = {"days": timedelta(days=1), "hours": timedelta(hours=1)}

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from admin_svc.sessionize import Event, Session, merge, runs, session_of, sessions_of_stream
+from admin_svc.counting.sessionize import Event, Session, merge, runs, session_of, sessions_of_stream
 from common.dimensions import KEYED_EVENT_DIMENSIONS
 from tests.unit.drawn_events import TIMEOUT, Drawn, drawn_events, events_of
 

@@ -13,12 +13,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.sites import ACTIVE, Site
-from ingest_svc.validate import MAX_TEXT_BYTES, Rejection, TimeBounds, checked_id, cut_text, kept_properties
-from ingest_svc.wire import Row, to_rows
+from ingest_svc.event_rows import Row, to_rows
+from ingest_svc.judge import MAX_TEXT_BYTES, Rejection, TimeBounds, checked_id, cut_text, kept_properties
 
 NOW = datetime(2024, 2, 29, 12, 0, tzinfo=UTC)
 SITE = Site(
-    1, "shop", "Shop", ACTIVE, 1_800_000_000, None, None, None, None, 86_400_000_000, 4, [], [], [], None, None, None
+    1,
+    "shop",
+    "Shop",
+    ACTIVE,
+    1_800_000_000,
+    None,
+    None,
+    None,
+    None,
+    86_400_000_000,
+    4,
+    [],
+    [],
+    [],
+    None,
+    None,
+    None,
+    NOW,
+    NOW,
 )
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=1200)
@@ -177,6 +195,6 @@ def test_an_id_that_looks_like_content_is_not_that_content() -> None:
 def test_a_visitors_events_are_all_in_one_partition(visitor: str) -> None:
     if "\0" in visitor or not 0 < len(visitor.encode()) <= 256:
         return
-    partitions = {row_of(visitor_id=visitor, path=path, session_id=path).lane for path in ("", "/a", "/b")}
+    partitions = {row_of(visitor_id=visitor, path=path, session_id=path).partition for path in ("", "/a", "/b")}
     assert len(partitions) == 1
     assert partitions <= set(range(4))

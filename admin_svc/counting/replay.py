@@ -1,0 +1,42 @@
+"""What a rebuild aggregates again of a chunk of events; see maintenance/rebuild.py."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import psycopg
+
+from admin_svc.counting.sessionize import Event, Session
+
+# Where the site's last rebuild begins; NULL = at the beginning.
+_HORIZON = "SELECT horizon FROM rebuilds WHERE site_id = %(site_id)s"
+
+
+def horizon(connection: psycopg.Connection[Any], site_id: int) -> datetime | None:
+    """From when on the site's last rebuild makes derived rows again; None: from the beginning."""
+    row = connection.execute(_HORIZON, {"site_id": site_id}).fetchone()
+    return None if row is None else row[0]
+
+
+def apart(
+    events: list[Event], numbers: Mapping[str, int], stored: list[Session], horizon: datetime
+) -> tuple[list[Event], list[Session]]:
+    """The events and sessions that are to be merged.
+
+    Left out are the sessions that began before the horizon, which the rebuild has not cleared, and the events that
+    they hold already. `numbers` gives the visitor numbers by visitor id.
+    """
+    kept: defaultdict[tuple[int, str], list[Session]] = defaultdict(list)
+    for session in stored:
+        if session.started_at < horizon:
+            kept[session.visitor_no, session.session_id].append(session)
+
+    def is_held(event: Event) -> bool:
+        # Sessions of one stream do not overlap, so an event within one belongs to it.
+        return any(
+            session.started_at <= event.occurred_at <= session.ended_at
+            for session in kept.get((numbers[event.visitor_id], event.session_id), ())
+        )
+
+    return [event for event in events if not is_held(event)], [one for one in stored if one.started_at >= horizon]

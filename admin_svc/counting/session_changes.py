@@ -1,0 +1,95 @@
+"""What a chunk of events changes in its visitors' sessions: the stored sessions before and what they become."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import psycopg
+
+from admin_svc.counting import replay
+from admin_svc.counting.session_store import Identity, Window, sessions_around, sessions_named
+from admin_svc.counting.sessionize import Event, Session, marked, runs, session_of, sessions_of_stream
+from admin_svc.counting.visitors import Visitor
+
+Connection = psycopg.Connection[Any]
+Changes = tuple[dict[Identity, Session], dict[Identity, Session]]
+"""Sessions before and after, by identity; unchanged ones are in neither."""
+Streams = dict[tuple[int, str], list[Event]]
+
+
+def session_changes(
+    connection: Connection,
+    site_id: int,
+    events: list[Event],
+    visitors: Mapping[str, Visitor],
+    timeout: timedelta,
+    horizon: datetime | None,
+) -> Changes:
+    """Reads the stored sessions that the events touch and merges the events into them.
+
+    `horizon` is that of a rebuild whose replays the events are, else None.
+    """
+    numbers = {visitor_id: visitor.number for visitor_id, visitor in visitors.items()}
+    streams = _streams(events, numbers)
+    stored = _stored_around(connection, site_id, streams, visitors, timeout)
+    if horizon is not None:
+        events, stored = replay.apart(events, numbers, stored, horizon)
+        streams = _streams(events, numbers)
+    before = {session.identity: session for session in stored}
+    missing = [identity for identity in _former_first_sessions(visitors) if identity not in before]
+    if missing:
+        before |= {session.identity: session for session in sessions_named(connection, site_id, missing)}
+    after = _merged(streams, before, visitors, timeout)
+    for identity in before.keys() & after.keys():
+        if before[identity] == after[identity]:
+            del before[identity], after[identity]
+    return before, after
+
+
+def _stored_around(
+    connection: Connection, site_id: int, streams: Streams, visitors: Mapping[str, Visitor], timeout: timedelta
+) -> list[Session]:
+    """The stored sessions that may merge with the events of the streams."""
+    # A new visitor has no sessions yet.
+    known = {visitor.number for visitor in visitors.values() if visitor.first_before is not None}
+    windows = [
+        Window(number, session_id, stream[0].occurred_at - timeout, stream[-1].occurred_at + timeout)
+        for (number, session_id), stream in streams.items()
+        if number in known
+    ]
+    return sessions_around(connection, site_id, windows) if windows else []
+
+
+def _former_first_sessions(visitors: Mapping[str, Visitor]) -> list[Identity]:
+    """The sessions that held their visitor's first event until this chunk brought an earlier one."""
+    return [
+        (visitor.number, visitor.first_before.session_id, visitor.first_before.seen_at)
+        for visitor in visitors.values()
+        if visitor.first_before is not None and visitor.first_before != visitor.first
+    ]
+
+
+def _merged(
+    streams: Streams, before: Mapping[Identity, Session], visitors: Mapping[str, Visitor], timeout: timedelta
+) -> dict[Identity, Session]:
+    """The sessions of the streams' events and of `before`, merged where the gap is at most the timeout."""
+    parts = {stream: [session_of(stream[0], run) for run in runs(of, timeout)] for stream, of in streams.items()}
+    for session in before.values():
+        parts.setdefault((session.visitor_no, session.session_id), []).append(session)
+    firsts = {visitor.number: visitor.first for visitor in visitors.values()}
+    after: dict[Identity, Session] = {}
+    for of in parts.values():
+        for session in of if len(of) == 1 else sessions_of_stream(of, timeout):
+            first = firsts[session.visitor_no]
+            is_first = (session.started_at, session.first_event_id, session.session_id) == first
+            after[session.identity] = session if session.new_visitor == is_first else marked(session, is_first)
+    return after
+
+
+def _streams(events: Sequence[Event], numbers: Mapping[str, int]) -> Streams:
+    """The events by visitor number and session id, each stream in the order of the events."""
+    streams: defaultdict[tuple[int, str], list[Event]] = defaultdict(list)
+    for event in events:
+        streams[numbers[event.visitor_id], event.session_id].append(event)
+    return streams

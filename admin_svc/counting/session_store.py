@@ -1,0 +1,159 @@
+"""Stored sessions: reads those around a chunk of events, and replaces sessions by what they have become."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import psycopg
+
+from admin_svc.counting.array_parameters import unnest
+from admin_svc.counting.sessionize import Session
+from common.dimensions import KEYED_EVENT_DIMENSIONS
+
+_KEY_COLUMNS = tuple(dimension.column for dimension in KEYED_EVENT_DIMENSIONS)
+_COLUMNS = (
+    "visitor_no",
+    "session_id",
+    "started_at",
+    "first_event_id",
+    "ended_at",
+    "events",
+    "pageviews",
+    *_KEY_COLUMNS,
+    "entry_at",
+    "entry_event_id",
+    "entry_page",
+    "exit_at",
+    "exit_event_id",
+    "exit_page",
+    "new_visitor",
+)
+_TYPES = {
+    "visitor_no": "int4",
+    "session_id": "text",
+    "started_at": "timestamptz",
+    "first_event_id": "uuid",
+    "ended_at": "timestamptz",
+    "events": "int4",
+    "pageviews": "int4",
+    "entry_at": "timestamptz",
+    "entry_event_id": "uuid",
+    "exit_at": "timestamptz",
+    "exit_event_id": "uuid",
+    "new_visitor": "bool",
+}
+_SELECT = ", ".join(f"s.{column}::text" if _TYPES.get(column) == "uuid" else f"s.{column}" for column in _COLUMNS)
+
+# The sessions of each stream that its new events may touch: those that start inside the window, and the last one that
+# starts before it, which may reach into it.
+_AROUND = f"""
+SELECT {_SELECT}
+FROM unnest(%(visitor_nos)b::int[], %(session_ids)b::text[], %(froms)b::timestamptz[], %(tos)b::timestamptz[])
+  AS w (visitor_no, session_id, window_from, window_to)
+CROSS JOIN LATERAL (
+    SELECT max(p.started_at) AS started_at FROM sessions p
+    WHERE p.site_id = %(site_id)s AND p.visitor_no = w.visitor_no AND p.session_id = w.session_id
+      AND p.started_at <= w.window_from
+) AS last_before
+JOIN sessions s ON s.site_id = %(site_id)s AND s.visitor_no = w.visitor_no AND s.session_id = w.session_id
+  AND s.started_at >= coalesce(last_before.started_at, w.window_from) AND s.started_at <= w.window_to
+"""
+
+# Sessions by their names.
+_BY_IDENTITY = f"""
+SELECT {_SELECT}
+FROM unnest(%(visitor_nos)b::int[], %(session_ids)b::text[], %(starts)b::timestamptz[])
+  AS i (visitor_no, session_id, started_at)
+JOIN sessions s ON s.site_id = %(site_id)s AND s.visitor_no = i.visitor_no AND s.session_id = i.session_id
+  AND s.started_at = i.started_at
+"""
+
+# Removes sessions that merged into others or start at another time now.
+_DELETE = """
+DELETE FROM sessions s
+USING unnest(%(visitor_nos)b::int[], %(session_ids)b::text[], %(starts)b::timestamptz[])
+  AS i (visitor_no, session_id, started_at)
+WHERE s.site_id = %(site_id)s AND s.visitor_no = i.visitor_no AND s.session_id = i.session_id
+  AND s.started_at = i.started_at
+"""
+
+_IDENTITY = ("visitor_no", "session_id", "started_at")
+_CHANGING = tuple(column for column in _COLUMNS if column not in _IDENTITY)
+
+# Brings sessions up to date that start where they did.
+_UPDATE = f"""
+UPDATE sessions s
+SET {", ".join(f"{column} = u.{column}{'::uuid' if _TYPES.get(column) == 'uuid' else ''}" for column in _CHANGING)}
+FROM {unnest({column: _TYPES.get(column, "text") for column in _COLUMNS})} AS u ({", ".join(_COLUMNS)})
+WHERE s.site_id = %(site_id)s AND s.visitor_no = u.visitor_no AND s.session_id = u.session_id
+  AND s.started_at = u.started_at
+"""
+
+# Adds sessions.
+_COPY = f"COPY sessions (site_id, {', '.join(_COLUMNS)}) FROM STDIN"
+
+_FIRST_KEY = _COLUMNS.index(_KEY_COLUMNS[0])
+_AFTER_KEYS = _FIRST_KEY + len(_KEY_COLUMNS)
+
+Connection = psycopg.Connection[Any]
+Identity = tuple[int, str, datetime]
+
+
+class Window(NamedTuple):
+    """The part of a stream in which sessions may change."""
+
+    visitor_no: int
+    session_id: str
+    start: datetime
+    end: datetime
+
+
+def sessions_around(connection: Connection, site_id: int, windows: Sequence[Window]) -> list[Session]:
+    """The sessions that start in the windows, and of each stream the last one before its window."""
+    visitor_nos, session_ids, froms, tos = map(list, zip(*windows, strict=True))
+    arrays = {"visitor_nos": visitor_nos, "session_ids": session_ids, "froms": froms, "tos": tos}
+    with connection.cursor(binary=True) as cursor:
+        return [_session(row) for row in cursor.execute(_AROUND, {"site_id": site_id, **arrays})]
+
+
+def sessions_named(connection: Connection, site_id: int, identities: Iterable[Identity]) -> list[Session]:
+    """The sessions of those names that are there."""
+    return [_session(row) for row in connection.execute(_BY_IDENTITY, _identity_arrays(site_id, identities))]
+
+
+def replace_sessions(
+    connection: Connection, site_id: int, before: dict[Identity, Session], after: dict[Identity, Session]
+) -> None:
+    """Makes the stored sessions `before` the sessions `after`, in the caller's transaction."""
+    gone = before.keys() - after.keys()
+    if gone:
+        connection.execute(_DELETE, _identity_arrays(site_id, gone))
+    changed = [_row(after[identity]) for identity in after.keys() & before.keys()]
+    if changed:
+        columns = zip(*changed, strict=True)
+        arrays = {name: [*values] for name, values in zip(_COLUMNS, columns, strict=True)}
+        connection.execute(_UPDATE, {"site_id": site_id, **arrays})
+    added = after.keys() - before.keys()
+    if added:
+        with connection.cursor() as cursor, cursor.copy(_COPY) as copy:
+            for identity in added:
+                copy.write_row((site_id, *_row(after[identity])))
+
+
+def _session(row: tuple[Any, ...]) -> Session:
+    return Session._make((*row[:_FIRST_KEY], row[_FIRST_KEY:_AFTER_KEYS], *row[_AFTER_KEYS:]))
+
+
+def _row(session: Session) -> tuple[Any, ...]:
+    keys_at = Session._fields.index("keys")
+    return (*session[:keys_at], *session.keys, *session[keys_at + 1 :])
+
+
+def _identity_arrays(site_id: int, identities: Iterable[Identity]) -> dict[str, Any]:
+    listed = list(identities)
+    return {
+        "site_id": site_id,
+        "visitor_nos": [identity[0] for identity in listed],
+        "session_ids": [identity[1] for identity in listed],
+        "starts": [identity[2] for identity in listed],
+    }

@@ -1,0 +1,215 @@
+"""The visitors of a chunk of events: read and locked, given numbers, brought up to date."""
+
+import json
+from datetime import datetime
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+import psycopg
+
+from admin_svc.counting.array_parameters import unnest
+from admin_svc.counting.sessionize import Event
+from admin_svc.counting.visitor_numbers import VisitorNumbers
+from common.dimensions import EventType
+from common.event_columns import CONTEXT_COLUMNS
+
+# What is read of a visitor before a chunk changes it.
+_LOCKED = (
+    "visitor_id, visitor_no, first_seen_at, first_event_id::text, first_session_id, last_seen_at, "
+    "last_event_id::text, identified_at, identified_event_id::text"
+)
+
+# The visitors that are known, locked in the order of their ids: two workers that meet on some of them cannot deadlock.
+_LOCK = f"""
+SELECT {_LOCKED} FROM visitors WHERE site_id = %(site_id)s AND visitor_id = ANY(%(ids)s)
+ORDER BY visitor_id FOR UPDATE
+"""
+
+_WRITTEN = {
+    "visitor_no": "int",
+    "first_seen_at": "timestamptz",
+    "first_event_id": "uuid",
+    "first_session_id": "text",
+    "first_touch": "jsonb",
+    "last_seen_at": "timestamptz",
+    "last_event_id": "uuid",
+    "last_touch": "jsonb",
+    "identified_at": "timestamptz",
+    "identified_event_id": "uuid",
+    "user_id": "text",
+    "traits": "jsonb",
+}
+"""The columns that a chunk writes, in the order of _row, and their types."""
+_NAMES = ", ".join(_WRITTEN)
+
+# Adds visitors.
+_COPY = f"COPY visitors (site_id, visitor_id, {_NAMES}) FROM STDIN"
+
+# Brings known visitors up to date. A touch that is NULL has not changed; a visitor without a new IDENTIFY keeps its
+# user_id and traits. Arrays go in binary, and JSON as text: escaping it once more would cost more than all the rest.
+_UPDATE = f"""
+UPDATE visitors v
+SET first_seen_at = u.first_seen_at, first_event_id = u.first_event_id::uuid, first_session_id = u.first_session_id,
+    first_touch = coalesce(u.first_touch::jsonb, v.first_touch),
+    last_seen_at = u.last_seen_at, last_event_id = u.last_event_id::uuid,
+    last_touch = coalesce(u.last_touch::jsonb, v.last_touch),
+    identified_at = coalesce(u.identified_at, v.identified_at),
+    identified_event_id = coalesce(u.identified_event_id::uuid, v.identified_event_id),
+    user_id = CASE WHEN u.identified_at IS NULL THEN v.user_id ELSE u.user_id END,
+    traits = CASE WHEN u.identified_at IS NULL THEN v.traits ELSE u.traits::jsonb END
+FROM {unnest(_WRITTEN)} AS u ({_NAMES})
+WHERE v.site_id = %(site_id)s AND v.visitor_no = u.visitor_no
+"""
+
+_TRIES = 3
+
+_TOUCH = ("path", "referrer", *CONTEXT_COLUMNS)
+"""What a touch keeps of its event."""
+_touch_of = attrgetter(*_TOUCH)
+_quoted = json.encoder.encode_basestring
+"""A JSON string. A touch is put together of these: setting up an encoder costs more than its six or so texts."""
+
+
+class First(NamedTuple):
+    """A visitor's first event: the smallest of all. It also names the visitor's first session, by stream and start."""
+
+    seen_at: datetime
+    event_id: str
+    session_id: str
+
+
+class Seen(NamedTuple):
+    """What a chunk's events say of one visitor."""
+
+    first: Event
+    last: Event
+    """The earliest and the latest; of one instant the one with the smaller id is the earlier."""
+    identify: Event | None
+    """The latest IDENTIFY."""
+
+
+class Visitor(NamedTuple):
+    """A visitor after the chunk."""
+
+    number: int
+    first: First
+    first_before: First | None
+    """Its first event before the chunk; None for a new visitor."""
+
+
+class _Stored(NamedTuple):
+    visitor_no: int
+    first: First
+    last: tuple[datetime, str]
+    identified: tuple[datetime, str] | None
+
+
+class _Changed(NamedTuple):
+    """A visitor after the chunk; what is None stays as it is stored."""
+
+    first: First
+    first_touch: Event | None
+    last: tuple[datetime, str]
+    last_touch: Event | None
+    identify: Event | None
+
+
+def seen_in(events: list[Event]) -> dict[str, Seen]:
+    """What the events, given by time and event id, say of each of their visitors."""
+    firsts = {event.visitor_id: event for event in reversed(events)}
+    lasts = {event.visitor_id: event for event in events}
+    identifies = {event.visitor_id: event for event in events if event.type == EventType.IDENTIFY}
+    return {id_: Seen(first, lasts[id_], identifies.get(id_)) for id_, first in firsts.items()}
+
+
+def upsert_visitors(
+    connection: psycopg.Connection[Any], numbers: VisitorNumbers, site_id: int, seen: dict[str, Seen]
+) -> dict[str, Visitor]:
+    """Locks, adds and updates the visitors that were seen, in the caller's transaction; returns them by visitor id."""
+    stored = _lock(connection, site_id, list(seen))
+    visitors: dict[str, Visitor] = {}
+    for attempt in range(_TRIES):
+        new = sorted(seen.keys() - stored.keys())
+        given = dict(zip(new, numbers.take(site_id, len(new)), strict=True)) if new else {}
+        try:
+            with connection.transaction():  # a savepoint
+                _add(connection, site_id, given, seen)
+            visitors = {id_: Visitor(number, _first(seen[id_].first), None) for id_, number in given.items()}
+            break
+        except psycopg.errors.UniqueViolation:
+            if attempt == _TRIES - 1:
+                raise
+            # A worker of another partition has added some of them, which happens only while the number of partitions
+            # changes.
+            stored |= _lock(connection, site_id, new)
+    if stored:
+        merged = {id_: _merge(row, seen[id_]) for id_, row in stored.items()}
+        rows = [_row(row.visitor_no, merged[id_]) for id_, row in stored.items()]
+        columns = dict(zip(_WRITTEN, map(list, zip(*rows, strict=True)), strict=True))
+        connection.execute(_UPDATE, {"site_id": site_id, **columns})
+        for id_, row in stored.items():
+            visitors[id_] = Visitor(row.visitor_no, merged[id_].first, row.first)
+    return visitors
+
+
+def _add(connection: psycopg.Connection[Any], site_id: int, given: dict[str, int], seen: dict[str, Seen]) -> None:
+    if given:
+        with connection.cursor() as cursor, cursor.copy(_COPY) as copy:
+            for id_, number in given.items():
+                copy.write_row((site_id, id_, *_row(number, _merge(None, seen[id_]))))
+
+
+def _lock(connection: psycopg.Connection[Any], site_id: int, ids: list[str]) -> dict[str, _Stored]:
+    with connection.cursor(binary=True) as cursor:
+        return {
+            id_: _Stored(no, First(seen_at, event_id, session_id), (last_at, last_id or ""), (at, by) if at else None)
+            for id_, no, seen_at, event_id, session_id, last_at, last_id, at, by in cursor.execute(
+                _LOCK, {"site_id": site_id, "ids": ids}
+            )
+        }
+
+
+def _merge(stored: _Stored | None, seen: Seen) -> _Changed:
+    """The visitor as it is after the chunk; what is stored already is None."""
+    first, last, identify = _first(seen.first), _place(seen.last), seen.identify
+    if stored is None:
+        return _Changed(first, seen.first, last, seen.last, identify)
+    if identify is not None and stored.identified is not None and _place(identify) <= stored.identified:
+        identify = None
+    return _Changed(
+        min(stored.first, first),
+        seen.first if first < stored.first else None,
+        max(stored.last, last),
+        seen.last if last > stored.last else None,
+        identify,
+    )
+
+
+def _first(event: Event) -> First:
+    return First(event.occurred_at, event.event_id, event.session_id)
+
+
+def _place(event: Event) -> tuple[datetime, str]:
+    return event.occurred_at, event.event_id
+
+
+def _touch(event: Event | None) -> str | None:
+    if event is None:
+        return None
+    texts = zip(_TOUCH, _touch_of(event), strict=True)
+    return "{" + ",".join([f'"{name}":{_quoted(value)}' for name, value in texts if value is not None]) + "}"
+
+
+def _row(number: int, changed: _Changed) -> tuple[Any, ...]:
+    """The values of _WRITTEN."""
+    identify = changed.identify
+    return (
+        number,
+        *changed.first,
+        _touch(changed.first_touch),
+        changed.last[0],
+        changed.last[1] or None,
+        _touch(changed.last_touch),
+        *((identify.occurred_at, identify.event_id, identify.user_id) if identify is not None else (None,) * 3),
+        json.dumps(identify.traits, ensure_ascii=False) if identify is not None and identify.traits else None,
+    )

@@ -1,0 +1,141 @@
+"""Cleanup: deletes what has passed a site's retention, under one limit for all kinds of rows.
+
+In this order: aggregated raw events, closed sessions, compacted hour rows, day rows, and visitors not seen within any
+retention. Cut-offs are whole hours, for day rows whole days, so a bucket is deleted as a whole. A chunk also moves the
+site's floors (`sites.raw_from`, `hours_from`, `days_from`) behind what it deletes, in the same transaction, so a
+report knows at every instant what it can still answer exactly.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import psycopg
+
+from admin_svc.chunk import Chunk, Position
+from admin_svc.maintenance.retention import Expired, expired
+from admin_svc.site_lock import SiteBusy, enter, refuse_under_rebuild
+from common.intervals import floor
+from common.locks import cleanup_lock
+from common.sites import DELETING, Site, site_of_id
+
+DEFAULT_LIMIT = 5_000
+MAX_LIMIT = 20_000
+
+# The sites whose rows may expire.
+_SITES = f"SELECT site_id FROM sites WHERE status <> {DELETING} ORDER BY site_id"
+
+# Deletes the first rows of one kind; answers how many, and the last one's time.
+_DELETE = """
+WITH chunk AS MATERIALIZED ({chunk}),
+gone AS (DELETE FROM {table} WHERE site_id = %(site_id)s AND ctid = ANY(ARRAY(SELECT ctid FROM chunk)) RETURNING 1)
+SELECT (SELECT count(*) FROM gone), (SELECT max(at) FROM chunk)
+"""
+
+# Moves a floor forward.
+_RAISE_FLOOR = """
+UPDATE sites SET {floor} = %(at)s WHERE site_id = %(site_id)s AND ({floor} IS NULL OR {floor} < %(at)s)
+"""
+
+# A chunk reads an index in its order, as far as its limit. On a table without statistics (just loaded) Postgres
+# expects that few rows have expired, and would read and sort all of them for each chunk.
+_READ_IN_ORDER = "SELECT set_config('enable_sort', 'off', true)"
+
+Connection = psycopg.Connection[Any]
+
+
+class Expirations(NamedTuple):
+    """Rows deleted or, in a dry run, counted."""
+
+    events: int = 0
+    sessions: int = 0
+    hourly_rollups: int = 0
+    daily_rollups: int = 0
+    visitors: int = 0
+
+
+def sites_to_clean_up(connection: Connection, _now: datetime) -> list[int]:
+    """The sites whose rows may expire, by number."""
+    return [row[0] for row in connection.execute(_SITES)]
+
+
+def delete_expired(connection: Connection, site_id: int, now: datetime, limit: int) -> Chunk[Expirations]:
+    """Deletes up to `limit` rows that have expired at `now`; `connection` is in autocommit.
+
+    Raises SiteBusy while a rebuild or the site's deletion is under way, and a DatabaseFault; then nothing was done.
+    """
+    done = dict.fromkeys(Expirations._fields, 0)
+    left = limit
+    with connection.transaction():
+        # Two callers delete different rows, one after the other.
+        connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", cleanup_lock(site_id))
+        if not enter(connection, site_id) or (site := site_of_id(connection, site_id)) is None:
+            raise SiteBusy
+        refuse_under_rebuild(connection, site_id)
+        connection.execute(_READ_IN_ORDER)
+        kinds = expired(site, now)
+        for kind in kinds:
+            deleted, last = _delete(connection, site_id, kind, left)
+            done[kind.name] += deleted
+            left -= deleted
+            if deleted and kind.floor:
+                behind = floor(last, kind.unit) + kind.unit
+                connection.execute(_RAISE_FLOOR.format(floor=kind.floor), {"site_id": site_id, "at": behind})
+            if not left:
+                break
+        # Also asked when the limit was not reached: a row that another transaction had locked was passed over.
+        has_more = any(_keys_after(connection, site_id, kind, (), 1) for kind in kinds)
+    return Chunk(Expirations(**done), has_more)
+
+
+def count_expired(
+    connection: Connection, site: Site, now: datetime, limit: int, position: Position = ()
+) -> Chunk[Expirations]:
+    """Counts the next `limit` rows that `delete_expired` would delete, after `position`, and changes nothing.
+
+    A position is the index of a kind in `expired`, and the keys of the last row of it that was counted.
+    """
+    kinds = expired(site, now)
+    done = dict.fromkeys(Expirations._fields, 0)
+    index, after = (position[0], position[1:]) if position else (0, ())
+    left = limit
+    with connection.transaction():
+        connection.execute(_READ_IN_ORDER)
+        while index < len(kinds):
+            found = _keys_after(connection, site.site_id, kinds[index], after, left)
+            done[kinds[index].name] += len(found)
+            left -= len(found)
+            if not left:
+                more = bool(_keys_after(connection, site.site_id, kinds[index], found[-1], 1)) or any(
+                    _keys_after(connection, site.site_id, kind, (), 1) for kind in kinds[index + 1 :]
+                )
+                return Chunk(Expirations(**done), more, (index, *found[-1]) if more else ())
+            index, after = index + 1, ()
+    return Chunk(Expirations(**done), has_more=False)
+
+
+def _delete(connection: Connection, site_id: int, kind: Expired, rows: int) -> tuple[int, Any]:
+    """How many rows were deleted, and the last one's time."""
+    what = f"ctid, {kind.keys[0]} AS at"
+    chunk = f"{kind.select.format(what=what)} ORDER BY {', '.join(kind.keys)} LIMIT %(rows)s"
+    parameters = {**kind.parameters, "site_id": site_id, "rows": rows}
+    row = connection.execute(_DELETE.format(chunk=chunk, table=kind.table), parameters).fetchone()
+    assert row is not None
+    return row[0], row[1]
+
+
+def _keys_after(
+    connection: Connection, site_id: int, kind: Expired, after: Sequence[Any], rows: int
+) -> list[tuple[Any, ...]]:
+    """The keys of the first rows after those keys (none = of all)."""
+    keys = ", ".join(kind.keys)
+    beyond = f"AND ({keys}) > ({', '.join(f'%(after{index})s' for index in range(len(after)))})" if after else ""
+    parameters = {
+        **kind.parameters,
+        **{f"after{index}": value for index, value in enumerate(after)},
+        "site_id": site_id,
+        "rows": rows,
+    }
+    return connection.execute(
+        f"{kind.select.format(what=keys)} {beyond} ORDER BY {keys} LIMIT %(rows)s", parameters
+    ).fetchall()

@@ -1,0 +1,118 @@
+"""What has expired: the rows that a site's retention settings allow to be deleted, by kind. Pure but for its SQL.
+
+Cut-offs are whole hours, for day rows whole days, so a bucket is deleted as a whole.
+"""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+from common.aggregated import is_aggregated
+from common.dimensions import BY_NUMBER, OVERVIEW
+from common.intervals import DAY, HOUR, RollupInterval, floor
+from common.sites import Site
+
+_BEGINNING = datetime.min.replace(tzinfo=UTC)
+_DIMENSIONS = (OVERVIEW.number, *BY_NUMBER)
+
+# OFFSET 0 keeps each NOT EXISTS a probe for each row that a chunk looks at. As a join it is hashed, and then every
+# expired row is read and sorted for each chunk.
+
+# Aggregated events before the cut-off, oldest first.
+_EVENTS = f"""
+SELECT {{what}} FROM events e
+WHERE e.site_id = %(site_id)s AND e.occurred_at < %(before)s AND {is_aggregated("e", probed=True)}
+"""
+
+# Sessions that ended before the cut-off.
+_SESSIONS = """
+SELECT {what} FROM sessions s
+WHERE s.site_id = %(site_id)s AND s.started_at < %(before)s AND s.ended_at < %(before)s
+"""
+
+# Compacted rows of one interval and dimension; an hour only once all its deltas are compacted.
+_HOURS = f"""
+SELECT {{what}} FROM rollup_shards r
+WHERE r.site_id = %(site_id)s AND r.interval = {RollupInterval.HOUR} AND r.dimension = %(dimension)s AND r.delta_no = 0
+  AND r.bucket_start < %(before)s
+  AND NOT EXISTS (SELECT FROM rollup_shards d WHERE d.site_id = %(site_id)s AND d.dimension = %(dimension)s
+                    AND d.bucket_start = r.bucket_start AND d.delta_no > 0 OFFSET 0)
+"""
+_DAYS = f"""
+SELECT {{what}} FROM rollup_shards r
+WHERE r.site_id = %(site_id)s AND r.interval = {RollupInterval.DAY} AND r.dimension = %(dimension)s AND r.delta_no = 0
+  AND r.bucket_start < %(before)s
+"""
+
+# Visitors seen in no bucket that is kept, and without a session that is kept.
+_VISITORS = """
+SELECT {what} FROM visitors v
+WHERE v.site_id = %(site_id)s AND v.first_seen_at < %(before)s AND v.last_seen_at < %(before)s
+  AND NOT EXISTS (SELECT FROM sessions s WHERE s.site_id = %(site_id)s AND s.visitor_no = v.visitor_no
+                    AND (s.started_at >= %(closed)s OR s.ended_at >= %(closed)s) OFFSET 0)
+"""
+
+
+class Expired(NamedTuple):
+    """One kind of row that expires."""
+
+    name: str
+    """Field of Expirations."""
+    table: str
+    select: str
+    """Its rows, in the order of an index of `keys`."""
+    keys: tuple[str, ...]
+    """A time first; together they tell the rows apart."""
+    parameters: dict[str, Any]
+    floor: str = ""
+    """Column of `sites` that moves behind what is deleted; "" = none."""
+    unit: timedelta = HOUR
+    """What the floor is a whole number of."""
+
+
+def expired(site: Site, now: datetime) -> list[Expired]:
+    """What has expired at `now`, in the order in which it is deleted."""
+    raw, hours, days = site.retentions
+    before_raw, before_hours = _cut_off(now, raw, HOUR), _cut_off(now, hours, HOUR)
+    # A session that ended within the timeout of the cut-off could still grow by an event behind it.
+    closed = max(before_raw, _BEGINNING + site.session_timeout) - site.session_timeout
+    kinds = [
+        Expired(
+            "events", "events", _EVENTS, ("e.occurred_at", "e.batch_id", "e.ord"), {"before": before_raw}, "raw_from"
+        ),
+        Expired(
+            "sessions",
+            "sessions",
+            _SESSIONS,
+            ("s.started_at", "s.visitor_no", "s.session_id"),
+            {"before": closed},
+            "raw_from",
+        ),
+        *_rollups("hourly_rollups", _HOURS, before_hours, "hours_from", HOUR),
+    ]
+    if days is None:
+        return kinds
+    before_days = _cut_off(now, days, DAY)
+    return [
+        *kinds,
+        *_rollups("daily_rollups", _DAYS, before_days, "days_from", DAY),
+        Expired(
+            "visitors",
+            "visitors",
+            _VISITORS,
+            ("v.first_seen_at", "v.visitor_no"),
+            {"before": min(closed, before_hours, before_days), "closed": closed},
+        ),
+    ]
+
+
+def _cut_off(now: datetime, kept: timedelta, unit: timedelta) -> datetime:
+    """The first whole unit that is kept; the beginning of time where it would lie before that."""
+    return floor(max(now, _BEGINNING + kept) - kept, unit)
+
+
+def _rollups(name: str, select: str, before: datetime, floor: str, unit: timedelta) -> list[Expired]:
+    keys = ("r.bucket_start", "r.key")
+    return [
+        Expired(name, "rollup_shards", select, keys, {"before": before, "dimension": dimension}, floor, unit)
+        for dimension in _DIMENSIONS
+    ]

@@ -1,0 +1,98 @@
+"""How many deltas a second folding moves into their hours and days, and how many rows a second cleanup deletes.
+
+    python -m bench.fold [--scale 0.1] [--json FILE]
+
+The deltas are those that aggregating a backlog of two hours leaves: once in the pages that aggregation takes of
+itself, so that an hour's key has few deltas, and once in small pages, as of a quiet site, so that it has many. Then
+the events, sessions, rollups and visitors of the same sites are cleaned up, as if their retention were over. All
+of it is asked for by CompactRollups and CleanupSite, in pages of the size that these take of themselves.
+"""
+
+import time
+from datetime import UTC, datetime, timedelta
+
+from footfall.admin.v1 import admin_pb2
+
+from bench.aggregate import drain
+from bench.backlog import make_backlog, send_backlog
+from bench.command_line import main, say
+from bench.figures import Figure
+from bench.own_suite import Stage, open_stage
+from bench.yardstick import Yardstick
+
+PART = "fold"
+EVENTS = 100_000
+_YARDSTICK_EVENTS = 50_000
+_RETENTION_DAYS = 30
+_PAGES = {"large pages": 0, "small pages": 500}
+"""Events of a page of aggregation; 0 = its own choice."""
+
+_COUNT = "SELECT count(*) FROM rollup_shards WHERE site_id = %s"
+# What autovacuum would have done by now.
+_ANALYZE = "ANALYZE events, sessions, visitors, rollup_shards"
+
+
+def measure(scale: float) -> list[Figure]:
+    """Folds and cleans up after few and after many pages, on a suite of its own."""
+    figures = []
+    with open_stage() as stage:
+        requests = make_backlog(round(EVENTS * scale))
+        yardstick = Yardstick(stage.database_url)
+        yardstick.run(round(_YARDSTICK_EVENTS * scale))
+        for name, page_events in _PAGES.items():
+            site = name.replace(" ", "-")
+            send_backlog(stage, stage.create_site(site, days=_RETENTION_DAYS), requests)
+            drain(stage.connection, site, page_events)
+            figures += _fold(stage, name, site, yardstick)
+            yardstick.run(round(_YARDSTICK_EVENTS * scale))
+        figures += _clean_up(stage, [name.replace(" ", "-") for name in _PAGES], yardstick)
+    return [*figures, Figure(PART, "bare loop", yardstick.rate, "rows/s")]
+
+
+def _fold(stage: Stage, name: str, site: str, yardstick: Yardstick) -> list[Figure]:
+    folded, token = 0, ""
+    with stage.connection.open_admin() as admin, stage.database() as connection:
+        connection.execute(_ANALYZE)
+        began = time.perf_counter()
+        while True:
+            page = admin.CompactRollups(admin_pb2.CompactRollupsRequest(site=site, page_token=token))
+            folded, token = folded + page.compacted_shards, page.next_page_token
+            if not token:
+                break
+        seconds = time.perf_counter() - began
+        (rows,) = connection.execute(_COUNT, (stage.site_id(site),)).fetchone() or (0,)
+    say(f"fold: {folded:,} deltas into {rows:,} rows in {seconds:.1f} s")
+    rate = folded / seconds
+    return [
+        Figure(PART, f"folding {name}: deltas a second over the bare loop's rows", rate / yardstick.rate, "×"),
+        Figure(PART, f"  folding {name}", rate, "deltas/s"),
+        Figure(PART, f"  folding {name}: deltas that became one row", folded / max(rows, 1)),
+    ]
+
+
+def _clean_up(stage: Stage, sites: list[str], yardstick: Yardstick) -> list[Figure]:
+    deleted = 0
+    later = datetime.now(UTC) + timedelta(days=2 * _RETENTION_DAYS)
+    with stage.connection.open_admin() as admin, stage.database() as connection:
+        connection.execute(_ANALYZE)
+        began = time.perf_counter()
+        for site in sites:
+            request = admin_pb2.CleanupSiteRequest(site=site)
+            request.now.FromDatetime(later)
+            while True:
+                page = admin.CleanupSite(request)
+                deleted += page.events + page.sessions + page.hourly_rollups + page.daily_rollups + page.visitors
+                if not page.has_more:
+                    break
+                request.page_token = page.next_page_token
+        seconds = time.perf_counter() - began
+    say(f"fold: {deleted:,} expired rows deleted in {seconds:.1f} s")
+    rate = deleted / seconds
+    return [
+        Figure(PART, "cleanup: rows a second over the bare loop's rows", rate / yardstick.rate, "×"),
+        Figure(PART, "  cleanup", rate, "rows/s"),
+    ]
+
+
+if __name__ == "__main__":
+    main(__doc__, measure)

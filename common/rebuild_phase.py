@@ -1,0 +1,25 @@
+"""The phases of a rebuild, which every service that reads derived rows has to know."""
+
+from enum import IntEnum
+
+
+class RebuildPhase(IntEnum):
+    """`rebuilds.phase`; a rebuild goes through them in this order."""
+
+    QUEUEING = 1
+    """Aggregated events go back to the queue. Nothing else is aggregated or compacted."""
+    CLEARING = 2
+    """Visitors, sessions and rollups are deleted. Nothing else is aggregated or compacted."""
+    REPLAYING = 3
+    """The queued events are aggregated again, before newer ones."""
+    DONE = 4
+
+
+def rollups_incomplete(rebuild: str) -> str:
+    """An SQL condition on the `rebuilds` rows aliased so: the site's rollups are not whole."""
+    return f"{rebuild}.phase < {RebuildPhase.REPLAYING}"
+
+
+def under_way(rebuild: str) -> str:
+    """An SQL condition on the `rebuilds` rows aliased so: the rebuild has not ended."""
+    return f"{rebuild}.phase < {RebuildPhase.DONE}"

@@ -1,0 +1,142 @@
+"""The one transaction of ingest: reserve dedupe keys, store events, queue them for aggregation."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+import psycopg
+from psycopg.rows import tuple_row
+
+from common.errors import site_closed
+from common.event_columns import EVENT_COLUMNS
+from common.sites import DELETING, Site
+from ingest_svc.copy_format import UuidArray, copy_data, copy_lines
+from ingest_svc.event_rows import Row
+
+# Reserves the keys that are new or expired and answers the others: the duplicates. Sorted, so that two transactions
+# that meet on some keys lock them in one order and cannot deadlock. The time is a parameter because a database
+# distributed by site refuses now() here.
+_RESERVE_DEDUPE_KEYS = """
+WITH sent AS (SELECT key FROM unnest(%(keys)s) AS key),
+reserved AS (
+    INSERT INTO ingest_dedupes AS d (site_id, dedupe_key, expires_at)
+    SELECT %(site_id)s, key, %(expires_at)s FROM sent ORDER BY key
+    ON CONFLICT (site_id, dedupe_key) DO UPDATE SET expires_at = excluded.expires_at
+    WHERE d.expires_at <= %(now)s
+    RETURNING d.dedupe_key
+)
+SELECT key FROM sent WHERE NOT EXISTS (SELECT FROM reserved WHERE reserved.dedupe_key = sent.key)
+"""
+
+# Stores events.
+_COPY_EVENTS = f"COPY events ({', '.join(EVENT_COLUMNS)}) FROM STDIN WITH (FORMAT binary)"
+
+# Queues the new batches of one site for aggregation, unless the site is being deleted: a call may have waited since its
+# key was looked up, and its rows must not outlive the site's.
+_ADD_PENDING = f"""
+INSERT INTO pending_batches (site_id, partition, batch_id, first_ord, last_ord, received_at, not_before)
+SELECT %(site_id)s, partition, batch_id, 0, last_ord, %(now)s, %(now)s
+FROM unnest(%(partitions)s::smallint[], %(batch_ids)s::bigint[], %(last_ords)s::int[])
+  AS batch (partition, batch_id, last_ord)
+WHERE EXISTS (SELECT FROM sites WHERE site_id = %(site_id)s AND status <> {DELETING})
+"""
+
+# Reserves a block of batch numbers; the block is the sequence's increment.
+_RESERVE_BATCH_NUMBERS = "SELECT nextval('batch_numbers')"
+_BLOCK = 1000
+
+
+@dataclass(slots=True)
+class Incoming:
+    """The good rows of one call."""
+
+    site: Site
+    rows: list[Row]
+    received_at: datetime
+
+
+class BatchNumbers:
+    """Numbers for batches, reserved in the database in blocks. Numbers that are left when the process ends are gaps."""
+
+    def __init__(self) -> None:
+        self._next = 0
+        self._end = 0
+
+    def take(self, connection: psycopg.Connection[object]) -> int:
+        """A number that no other batch has."""
+        if self._next == self._end:
+            row = connection.execute(_RESERVE_BATCH_NUMBERS).fetchone()
+            assert isinstance(row, tuple)
+            self._next = row[0]
+            self._end = self._next + _BLOCK
+        self._next += 1
+        return self._next - 1
+
+
+def store_events(
+    connection: psycopg.Connection[object], numbers: BatchNumbers, calls: list[Incoming], now: datetime
+) -> list[int]:
+    """Stores the calls' events in the caller's transaction; returns per call how many were accepted.
+
+    Of several events with one key the first is accepted; the others are duplicates. Raises CallError when a call's
+    site is being deleted.
+    """
+    by_site: defaultdict[int, list[tuple[int, Incoming]]] = defaultdict(list)
+    for position, call in enumerate(calls):
+        by_site[call.site.site_id].append((position, call))
+    # One wait for the database instead of one for each site: after each the thread also waits for the interpreter's
+    # lock.
+    with connection.pipeline():
+        duplicates = {site_id: _reserve_keys(connection, by_site[site_id], now) for site_id in sorted(by_site)}
+    accepted = [0] * len(calls)
+    lines: list[bytes] = []
+    for site_id, site_calls in by_site.items():
+        known = {row[0].bytes for row in duplicates[site_id].fetchall()}
+        partitions: defaultdict[int, list[bytes]] = defaultdict(list)
+        for position, call in site_calls:
+            for partition, key, fields in call.rows:
+                if key is not None:
+                    if key in known:
+                        continue
+                    known.add(key)
+                partitions[partition].append(fields)
+                accepted[position] += 1
+        if not partitions:
+            continue
+        batch_ids = [numbers.take(connection) for _ in partitions]
+        for batch_id, rows in zip(batch_ids, partitions.values(), strict=True):
+            lines.append(copy_lines(batch_id, site_id, rows))
+        queued = connection.execute(
+            _ADD_PENDING,
+            {
+                "site_id": site_id,
+                "now": min(call.received_at for _, call in site_calls),
+                "partitions": list(partitions),
+                "batch_ids": batch_ids,
+                "last_ords": [len(rows) - 1 for rows in partitions.values()],
+            },
+        )
+        if not queued.rowcount:
+            raise site_closed(site_calls[0][1].site.slug)
+    if lines:
+        with connection.cursor() as cursor, cursor.copy(_COPY_EVENTS) as copy:
+            copy.write(copy_data(lines))
+    return accepted
+
+
+def _reserve_keys(
+    connection: psycopg.Connection[object], calls: list[tuple[int, Incoming]], now: datetime
+) -> psycopg.Cursor[tuple[UUID]]:
+    """Reserves every key of one site's calls; the rows are the keys that were reserved before and have not expired."""
+    site = calls[-1][1].site
+    keys = {row.dedupe_key for _, call in calls for row in call.rows if row.dedupe_key is not None}
+    return connection.cursor(binary=True, row_factory=tuple_row).execute(
+        _RESERVE_DEDUPE_KEYS,
+        {
+            "keys": UuidArray(list(keys)),
+            "site_id": site.site_id,
+            "expires_at": now + site.dedupe_retention,
+            "now": now,
+        },
+    )

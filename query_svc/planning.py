@@ -1,0 +1,68 @@
+"""How a report's range is read: what of it can be answered, and from which tables."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
+
+import psycopg
+
+from common.intervals import ceil_hour, floor_hour
+from common.sites import Site
+from query_svc.calendar import bucket_starts
+from query_svc.effective_range import EffectiveRange, effective_range, floors_of
+from query_svc.incomplete_hours import incomplete_hours, reads_raw
+from query_svc.range_plan import RangePlan, plan_range
+from query_svc.requests import Range
+
+# Whether the part of an hour that a range leaves out holds any event at all.
+_ANY_EVENT = """
+SELECT EXISTS (
+    SELECT FROM events e WHERE e.site_id = %(site_id)s AND e.occurred_at >= %(start)s AND e.occurred_at < %(end)s
+)
+"""
+
+Connection = psycopg.Connection[Any]
+
+
+class Planned(NamedTuple):
+    """What is answered, and how it is read."""
+
+    range: EffectiveRange
+    plan: RangePlan
+
+
+def plan_whole(connection: Connection, site: Site, span: Range) -> Planned:
+    """The range as one bucket."""
+    return _planned(connection, site, [span[0]], span[1])
+
+
+def plan_buckets(connection: Connection, site: Site, span: Range, interval: int, zone: ZoneInfo) -> Planned:
+    """The range in buckets of the interval."""
+    return _planned(connection, site, bucket_starts(interval, zone, *span), span[1])
+
+
+def _planned(connection: Connection, site: Site, starts: Sequence[datetime], end: datetime) -> Planned:
+    """Plans the buckets. An outer hour whose every event lies in the range is read as a whole hour, so a range that
+    ends "now" does not read the current hour's raw events."""
+    floors = floors_of(site)
+    incomplete = incomplete_hours(connection, site.site_id, [*starts, end], floors.hours)
+    found = effective_range(starts, end, floors, incomplete)
+    if found.empty:
+        return Planned(found, RangePlan([], [], []))
+    (first, *inner), end = found.starts, found.end
+    if floor_hour(first) >= floors.hours and not _any_event(connection, site, floor_hour(first), first):
+        first = floor_hour(first)
+    if not _any_event(connection, site, end, ceil_hour(end)):
+        end = ceil_hour(end)
+    plan = plan_range([first, *inner], end, floors)
+    if found.exact and reads_raw(plan, incomplete):
+        found = found._replace(exact=False)
+    return Planned(found, plan)
+
+
+def _any_event(connection: Connection, site: Site, start: datetime, end: datetime) -> bool:
+    if start == end:
+        return False
+    row = connection.execute(_ANY_EVENT, {"site_id": site.site_id, "start": start, "end": end}).fetchone()
+    return row is not None and bool(row[0])

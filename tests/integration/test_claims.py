@@ -24,7 +24,7 @@ _COUNTED = "SELECT visitor_id FROM visitors WHERE site_id = %s"
 
 
 @pytest.mark.parametrize("oldest", ["a", "b", "c"])
-def test_what_came_first_is_counted_first_whatever_its_number(
+def test_what_came_first_is_aggregated_first_whatever_its_number(
     suite: "Suite", database: psycopg.Connection[Any], oldest: str
 ) -> None:
     """Each committer of ingest takes batch numbers from a block of its own, so they do not tell the order; and
@@ -42,7 +42,7 @@ def test_what_came_first_is_counted_first_whatever_its_number(
     assert database.execute(_COUNTED, site_id).fetchall() == [(oldest,)]
 
 
-def test_a_page_ends_early_where_texts_are_long(
+def test_a_chunk_ends_early_where_texts_are_long(
     worker: Worker, suite: "Suite", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that no sender's long paths are more than the worker's memory holds; nothing is left out."""

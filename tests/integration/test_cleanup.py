@@ -125,7 +125,7 @@ def test_two_callers_at_once_delete_each_row_once(suite: Suite, database: Connec
     assert not any(sizes(database, site_id).values())
 
 
-def test_a_page_that_is_cut_off_anywhere_did_nothing_and_is_done_by_the_next_call(
+def test_a_chunk_that_is_cut_off_anywhere_did_nothing_and_is_done_by_the_next_call(
     suite: Suite, database: Connection
 ) -> None:
     """The connection is ended after each of its statements: rows and floors are as before."""
@@ -211,7 +211,7 @@ def test_a_token_goes_only_with_its_own_request(suite: Suite) -> None:
     assert cleanup_chunk(site, LATER, limit=1, token=dry, dry_run=True).has_more
 
 
-def test_the_pages_of_a_run_share_the_now_of_its_first(suite: Suite, database: Connection) -> None:
+def test_the_chunks_of_a_run_share_the_now_of_its_first(suite: Suite, database: Connection) -> None:
     """Without one it is the present when the run began: what expires meanwhile is left to the next run."""
     site = expired_site(suite)
     first = cleanup_chunk(site, limit=1)
@@ -242,7 +242,7 @@ def test_a_site_under_rebuild_is_not_cleaned_up(suite: Suite) -> None:
     assert sum(cleanup(site, LATER).values()) > 0
 
 
-def test_a_rebuild_that_its_operator_left_is_over_when_all_is_counted(suite: Suite, database: Connection) -> None:
+def test_a_rebuild_that_its_operator_left_is_over_when_all_is_aggregated(suite: Suite, database: Connection) -> None:
     """Aggregation counts what it queued; then the site is cleaned up though nobody asks RebuildSite again."""
     site = expired_site(suite)
     site_id = site_id_of(database, site)

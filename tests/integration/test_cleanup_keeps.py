@@ -56,7 +56,7 @@ def hours_of(database: Connection, site: FootfallSite, interval: int) -> set[int
     return {row[0] for row in found}
 
 
-def test_pending_events_stay_and_are_counted_afterwards(suite: Suite, database: Connection) -> None:
+def test_pending_events_stay_and_are_aggregated_afterwards(suite: Suite, database: Connection) -> None:
     """However old; what was aggregated goes around them."""
     site, aggregated, pending = FootfallSite(suite, "pending"), made_up(521, visitors=4, events=30), []
     site.send(batch_of(aggregated))

@@ -69,7 +69,7 @@ def test_pages_of_the_list_hold_every_failed_event_once_in_order(suite: Suite, w
 
 
 @pytest.mark.parametrize("limit", [1, 2, 5, 6, 0])
-def test_a_retried_event_that_is_fine_now_is_counted_once(suite: Suite, worker: Worker, limit: int) -> None:
+def test_a_retried_event_that_is_fine_now_is_aggregated_once(suite: Suite, worker: Worker, limit: int) -> None:
     """Chunk by chunk, the first stored first; has_more exactly while some are left; again does no harm."""
     site, events = site_with_failures(suite, worker, 5, 553)
     expected = [event.event_id for event in failed(site)]

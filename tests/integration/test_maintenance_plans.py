@@ -145,7 +145,7 @@ def site_of(connection: Any) -> Site:
     return find_site(connection, "site-1")
 
 
-def test_every_statement_of_a_page_of_cleanup_is_bounded(explained: Any) -> None:
+def test_every_statement_of_a_chunk_of_cleanup_is_bounded(explained: Any) -> None:
     """Of each kind: its index in its order under a LIMIT, deletes by row, and probes for what is left."""
     site = site_of(explained)
     kinds = retention.expired(site, NOW)
@@ -175,7 +175,7 @@ def test_cleanup_is_bounded_on_tables_without_statistics(just_loaded: psycopg.Co
     explained.check("events_by_time", "sessions_by_start", "rollup_rows", "visitors_by_first_seen")
 
 
-def test_a_page_of_cleanup_in_the_midst_of_a_kind_is_bounded(explained: Any) -> None:
+def test_a_chunk_of_cleanup_in_the_midst_of_a_kind_is_bounded(explained: Any) -> None:
     """Counting goes on at its cursor by the same index."""
     site = site_of(explained)
     explained.execute(cleanup._READ_IN_ORDER)
@@ -186,13 +186,13 @@ def test_a_page_of_cleanup_in_the_midst_of_a_kind_is_bounded(explained: Any) -> 
     explained.check("events_by_time", "sessions_by_start", "rollup_rows", "visitors_by_first_seen")
 
 
-def test_a_page_of_pruning_is_bounded(explained: Any) -> None:
+def test_a_chunk_of_pruning_is_bounded(explained: Any) -> None:
     """It finds sites by one probe each and takes the longest expired keys first."""
     assert prune.prune(explained, 0, NOW, LIMIT) == Chunk(prune.Pruned(LIMIT), has_more=True)
     explained.check("dedupes_by_expiry")
 
 
-def test_a_page_of_retries_is_bounded(explained: Any) -> None:
+def test_a_chunk_of_retries_is_bounded(explained: Any) -> None:
     """The failed events in the order of their key; the probe for what is left stops at the first."""
     assert dead_letters.requeue(explained, 1, NOW, LIMIT) == Chunk(dead_letters.Requeued(LIMIT), has_more=True)
     explained.check("failed_events_pkey")

@@ -90,7 +90,7 @@ def test_a_raw_edge_reads_its_own_events_only(grown: psycopg.Connection[Any], di
         assert "Seq Scan on events" not in explained
 
 
-def test_a_page_of_an_erasure_reads_no_table_through(grown: psycopg.Connection[Any]) -> None:
+def test_a_chunk_of_an_erasure_reads_no_table_through(grown: psycopg.Connection[Any]) -> None:
     """Nor sorts one: it reads as many rows of an index as it may look at."""
     page = {"site_id": 1, "rows": 50, "look": 1000, "batch_id": 7, "ord": 3, "visitor_no": 9}
     subject = {"visitor_id": "visitor 9", "user_id": None}
@@ -107,7 +107,7 @@ def test_a_page_of_an_erasure_reads_no_table_through(grown: psycopg.Connection[A
         assert "Seq Scan" not in plan_of(grown, statement, parameters)
 
 
-def test_a_page_of_a_deletion_reads_its_rows_from_an_index(grown: psycopg.Connection[Any]) -> None:
+def test_a_chunk_of_a_deletion_reads_its_rows_from_an_index(grown: psycopg.Connection[Any]) -> None:
     """Of every table that has grown; and nothing is sorted."""
     grown_tables = ("events", "visitors", "sessions", "rollup_shards", "failed_events", "pending_batches")
     for rows, statement in zip(delete_site._ROWS, delete_site._DELETE, strict=True):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         ("rollup_shards", "key", "54000"),
     ],
 )
-def test_one_bad_event_is_tried_3_times_and_set_aside_while_its_neighbours_are_counted(
+def test_one_bad_event_is_tried_3_times_and_becomes_a_dead_letter_while_its_neighbours_are_aggregated(
     suite: "Suite", worker: Worker, table: str, column: str, sqlstate: str
 ) -> None:
     """Its chunk is taken apart at once; alone it waits 5 s, then 10 s, and its error is kept."""
@@ -53,7 +53,7 @@ def test_one_bad_event_is_tried_3_times_and_set_aside_while_its_neighbours_are_c
     assert_recounts(site, good, not_aggregated=[bad])
 
 
-def test_a_bad_event_that_is_good_again_in_time_is_counted(suite: "Suite", worker: Worker) -> None:
+def test_a_bad_event_that_is_good_again_in_time_is_aggregated(suite: "Suite", worker: Worker) -> None:
     """What was wrong was not the event: once it is mended, the second attempt counts it."""
     site = FootfallSite(suite, "mended")
     events = [*made_up(42, visitors=5, events=50), bad_event("visitor_id")]

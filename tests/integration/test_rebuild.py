@@ -51,7 +51,7 @@ def test_what_was_damaged_is_whole_again(hands: Hands, damage: str) -> None:
     assert_recounts(site, events)
 
 
-def test_every_page_keeps_to_its_limit_and_says_what_is_left(hands: Hands) -> None:
+def test_every_chunk_keeps_to_its_limit_and_says_what_is_left(hands: Hands) -> None:
     """A limit of one row or event of a batch; queued, cleared and aggregated add up."""
     events = made_up(12, visitors=4, events=30)
     site = sent(hands, "rebuild-pages", events)
@@ -157,7 +157,7 @@ def test_batches_that_come_in_meanwhile_do_not_keep_it_from_ending(hands: Hands)
     assert_recounts(site, events + [event for event in arriving if event not in left])
 
 
-def test_only_what_was_counted_is_pending_meanwhile(hands: Hands) -> None:
+def test_only_what_was_aggregated_is_pending_meanwhile(hands: Hands) -> None:
     """Events that have gone, fallen out or not been aggregated yet are not queued, so that pending_events is right."""
     events = made_up(20, visitors=5, events=90)
     site = sent(hands, "rebuild-holes", events, partitions=1)

@@ -67,7 +67,7 @@ def across(midnight: int) -> list[RawEvent]:
 
 
 @pytest.mark.parametrize("raw_from", [START + 2 * DAY, START + DAY + 5 * HOUR, START + 2 * DAY - HOUR // 3])
-def test_what_has_no_raw_events_stays_and_nothing_is_counted_twice(hands: Hands, raw_from: int) -> None:
+def test_what_has_no_raw_events_stays_and_nothing_is_aggregated_twice(hands: Hands, raw_from: int) -> None:
     """Rollups and sessions that begin before the horizon are not written at all; answers and tables are what they were
     before; what is damaged after the horizon is whole again; later events go on in the sessions they belong to."""
     horizon = START + 2 * DAY

@@ -86,7 +86,7 @@ def test_a_run_of_each_job_does_its_work_and_is_told(bench: Bench) -> None:
     assert bench.told(3) == {}
 
 
-def test_a_run_ends_after_its_pages_and_the_next_one_goes_on(bench: Bench) -> None:
+def test_a_run_ends_after_its_chunks_and_the_next_one_goes_on(bench: Bench) -> None:
     """However much there is to do."""
     calls: list[int] = []
 
@@ -219,7 +219,7 @@ def test_a_connection_that_is_lost_ends_the_run_and_the_next_one_goes_on(bench: 
     assert bench.told(3)[runs.COMPACT].rows == 1
 
 
-def test_a_poisoned_batch_of_one_site_leaves_the_others_counted(bench: Bench) -> None:
+def test_a_poisoned_batch_of_one_site_leaves_the_others_aggregated(bench: Bench) -> None:
     """The aggregate job takes it apart within its runs and tells what it aggregated and what became a dead letter."""
     bench.connection.execute(
         f"""

@@ -1,8 +1,6 @@
 """docs/grpcurl.md is true: a real grpcurl runs every command of it, and what it prints has the shape that is shown."""
 
-import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -11,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple
 
 import psycopg
 import pytest
@@ -21,6 +18,7 @@ from footfall.query.v1 import query_pb2
 
 from admin_svc.schedule.runs import ALL_SITES, Run, record
 from cli.suite import running_suite
+from tests.support.cookbook import Recipe, recipes, shape_of
 from tests.support.processes import eventually
 from tests.support.refusals import batch, event
 from tests.support.suite import Suite, database_on
@@ -31,85 +29,7 @@ HOW_TO_INSTALL = {
     "grpcurl": "go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3, and put it on PATH",
     "openssl": "install your system's package of it",
 }
-
-_SECTION = re.compile(r"^## (?P<heading>[^\n]+)$|^```(?P<kind>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 _SECONDS = 120.0
-
-# What varies in text, and what stands for it when two lines are compared.
-_VARYING = (
-    (re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z"), "<time>"),
-    (re.compile(r"\bf[wra]_[\w-]{43}"), "<key>"),
-    (re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"), "<uuid>"),
-    (re.compile(r"127\.0\.0\.1:\d+"), "<address>"),
-    (re.compile(r"-?\b\d+\b"), "<number>"),
-    (re.compile(r"\s+"), " "),
-)
-_KINDS_OF_TEXT = {
-    "time": re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z"),
-    "duration": re.compile(r"-?\d+(\.\d+)?s"),
-    "int64": re.compile(r"-?\d+"),
-    "constant": re.compile(r"[A-Z]+(_[A-Z]+)+"),
-}
-
-
-class Recipe(NamedTuple):
-    """Commands of the page and what they are shown to print."""
-
-    heading: str
-    commands: str
-    kind: str = "text"
-    """Of what is shown: json or text."""
-    shown: str = ""
-
-
-def recipes(page: str) -> list[Recipe]:
-    """The page's commands in order, each with the block after it, if that is its output."""
-    found: list[Recipe] = []
-    heading = ""
-    for block in _SECTION.finditer(page):
-        if block["heading"]:
-            heading = block["heading"]
-        elif block["kind"] == "sh":
-            found.append(Recipe(heading, block["text"]))
-        else:
-            assert found, "an output without a command"
-            assert not found[-1].shown, f"a second output of one command, below {heading!r}"
-            found[-1] = found[-1]._replace(kind=block["kind"], shown=block["text"])
-    return found
-
-
-def shape_of(recipe: Recipe, printed: str) -> object:
-    """What of an output must be as it is shown."""
-    if recipe.kind == "json":
-        return [json_shape(document) for document in documents(printed)]
-    lines = [line.strip() for line in printed.splitlines() if line.strip()]
-    for pattern, stand_in in _VARYING:
-        lines = [pattern.sub(stand_in, line) for line in lines]
-    return lines
-
-
-def documents(text: str) -> Iterator[object]:
-    """JSON documents that follow each other."""
-    decoder = json.JSONDecoder()
-    while text := text.lstrip():
-        document, end = decoder.raw_decode(text)
-        yield document
-        text = text[end:]
-
-
-def json_shape(value: object) -> object:
-    """Keys and kinds; a list is as its first element."""
-    match value:
-        case dict():
-            return {key: json_shape(value[key]) for key in sorted(value)}
-        case list():
-            return [json_shape(item) for item in value[:1]]
-        case str():
-            return next((kind for kind, pattern in _KINDS_OF_TEXT.items() if pattern.fullmatch(value)), "text")
-        case int() | float() if not isinstance(value, bool):
-            return "number"
-        case _:
-            return value
 
 
 class Shell:
@@ -191,9 +111,22 @@ def let_jobs_have_run(suite: Suite) -> None:
             record(connection, Run(of_site, job, now - timedelta(seconds=20), now, 12, rows))
 
 
+def let_a_deletion_be_9_seconds_old(suite: Suite) -> None:
+    """As it begins: its last chunk comes 10 s after its first, which test_delete_site.py waits for."""
+    with psycopg.connect(suite.database_url, autocommit=True) as connection:
+        connection.execute(
+            """
+            CREATE FUNCTION backdate() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN NEW.updated_at := NEW.updated_at - interval '9 s'; RETURN NEW; END $$;
+            CREATE TRIGGER backdate BEFORE UPDATE OF status ON sites FOR EACH ROW EXECUTE FUNCTION backdate();
+            """
+        )
+
+
 BEFORE: dict[str, Callable[[Suite], None]] = {
     "Failed events": let_an_event_fail,
     "How is it doing?": let_jobs_have_run,
+    "Delete a site": let_a_deletion_be_9_seconds_old,
 }
 """What must have happened before the first recipe below a heading."""
 

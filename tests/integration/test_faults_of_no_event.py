@@ -23,6 +23,15 @@ CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
 $$ BEGIN RAISE EXCEPTION 'not of an event' USING ERRCODE = '{sqlstate}'; END $$;
 CREATE TRIGGER refuse BEFORE INSERT ON sessions FOR EACH ROW EXECUTE FUNCTION refuse()
 """
+# Reading `attempts`, which only the claim does, fails with an error that elsewhere an event could cause.
+_REFUSE_THE_CLAIM = """
+CREATE FUNCTION refuse() RETURNS smallint LANGUAGE plpgsql STABLE AS
+$$ BEGIN RAISE EXCEPTION 'not of an event' USING ERRCODE = '22003'; END $$;
+ALTER TABLE pending_batches RENAME TO pending_rows;
+CREATE VIEW pending_batches AS
+SELECT site_id, partition, batch_id, first_ord, last_ord, refuse() AS attempts, received_at, not_before, last_error,
+       replay FROM pending_rows
+"""
 _UNTOUCHED = "SELECT count(*) FROM pending_batches WHERE attempts = 0 AND last_error IS NULL AND not_before = %s"
 
 
@@ -84,6 +93,14 @@ def test_an_error_before_the_claim_is_shown_as_itself(bench: Bench, aggregator: 
     bench.add(1, 3)
     bench.connection.execute("ALTER TABLE pending_batches RENAME COLUMN attempts TO gone")
     with pytest.raises(psycopg.errors.UndefinedColumn, match="attempts"):
+        aggregator.aggregate(bench.connection, 1, START, 100)
+
+
+def test_an_error_of_the_claim_is_shown_as_itself_whatever_its_kind(bench: Bench, aggregator: Aggregator) -> None:
+    """Without events that were claimed there is none to blame."""
+    bench.add(1, 3)
+    bench.connection.execute(_REFUSE_THE_CLAIM)
+    with pytest.raises(psycopg.errors.NumericValueOutOfRange, match="not of an event"):
         aggregator.aggregate(bench.connection, 1, START, 100)
 
 

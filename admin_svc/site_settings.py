@@ -34,11 +34,11 @@ FIELDS = ("session_timeout", "dedupe_retention", "rollup_shard_count", *_DAY_FIE
 """The fields of SiteSettings, as an update mask names them after "settings."."""
 
 
-def check_slug(slug: str) -> str:
+def check_slug(field: str, slug: str) -> str:
     """The slug. Raises CallError unless it is one."""
     if not _SLUG.fullmatch(slug):
         raise invalid(
-            "slug",
+            field,
             Reason.SLUG_INVALID,
             'must be 1–63 of a–z, A–Z, 0–9, "-", "_" and ".", starting with a letter or digit',
         )

@@ -29,7 +29,7 @@ def create_site(
 
     Raises CallError for a field that is wrong and for a write key in use.
     """
-    slug = site_settings.check_slug(request.slug)
+    slug = site_settings.check_slug("slug", request.slug)
     values = {
         "slug": slug,
         "name": site_settings.check_name("name", request.name) or slug,
@@ -65,7 +65,7 @@ def update_site(connection: sa.Connection, site: admin_pb2.Site, paths: Sequence
     is not found, for nothing may bring it back or make it wait longer."""
     row = connection.execute(
         sa.update(sites)
-        .where(sites.c.slug == site_settings.check_slug(site.slug), sites.c.status != DELETING)
+        .where(sites.c.slug == site_settings.check_slug("site.slug", site.slug), sites.c.status != DELETING)
         .values(**_masked(site, paths), updated_at=now)
         .returning(sites)
     ).one_or_none()

@@ -68,7 +68,7 @@ class AdminServicer(MaintenanceRpcs):
 
     async def UpdateSite(self, request: pb.UpdateSiteRequest, context: Context) -> pb.UpdateSiteResponse:
         await self._authenticate(context)
-        slug = settings.check_slug(request.site.slug)
+        slug = settings.check_slug(request.site.slug, "site.slug")
         columns = _masked_columns(request.site, request.update_mask.paths)
         site = await self._transact(lambda connection: sites.update_site(connection, slug, columns, self._clock()))
         return pb.UpdateSiteResponse(site=messages.site(site))

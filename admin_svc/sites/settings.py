@@ -32,11 +32,11 @@ FIELDS = (*DURATION_FIELDS, "rollup_shard_count", *DAY_FIELDS, *LIST_FIELDS)
 """The fields of SiteSettings, as an update mask names them after "settings."."""
 
 
-def check_slug(slug: str) -> str:
-    """The slug. Raises CallError unless it is one."""
+def check_slug(slug: str, field: str = "slug") -> str:
+    """The slug. Raises CallError, which names the request's `field`, unless it is one."""
     if not _SLUG.fullmatch(slug):
         raise invalid(
-            "slug",
+            field,
             Reason.SLUG_INVALID,
             'must be 1–63 of a–z, A–Z, 0–9, "-", "_" and ".", starting with a letter or digit',
         )

@@ -77,10 +77,11 @@ def revoke(site: FootfallSite, key_id: int) -> admin_pb2.RevokeApiKeyResponse:
 
 
 @pytest.mark.parametrize("slug", ["", "-a", ".a", "_a", "a b", "a/b", "é", "a\0", "a\n", "a" * 64])
-def test_a_site_is_not_made_under_a_slug_that_is_none(database: Connection, site: FootfallSite, slug: str) -> None:
+def test_a_slug_that_is_none_is_refused(database: Connection, site: FootfallSite, slug: str) -> None:
     with nothing_done(database):
         for call in (create, ensure):
             assert refusal_of(call, site, slug) == invalid("SLUG_INVALID", "slug")
+        assert refusal_of(update, site, "name", slug=slug) == invalid("SLUG_INVALID", "site.slug")
 
 
 @pytest.mark.parametrize("slug", ["{}", "A9._-{}", "0{}" + "z" * 54])

@@ -1,6 +1,7 @@
 """A page token opens for the request it was made for, and for nothing else."""
 
 import base64
+from datetime import UTC
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,8 @@ SECRET = b"s" * 32
 TOKENS = PageTokens(lambda: SECRET)
 
 requests = st.lists(st.text(max_size=8), min_size=1, max_size=4).map(tuple)
-cursors = st.lists(st.one_of(st.text(max_size=12), st.integers(-(2**63), 2**63 - 1)), max_size=4)
+times = st.datetimes(timezones=st.just(UTC))
+cursors = st.lists(st.one_of(st.text(max_size=12), st.integers(-(2**63), 2**63 - 1), times), max_size=4)
 
 
 @given(requests, cursors)

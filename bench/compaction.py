@@ -1,11 +1,11 @@
-"""How many deltas a second folding moves into their hours and days, and how many rows a second cleanup deletes.
+"""How many deltas a second compaction moves into their hours and days, and how many rows a second cleanup deletes.
 
-    python -m bench.fold [--scale 0.1] [--json FILE]
+    python -m bench.compaction [--scale 0.1] [--json FILE]
 
-The deltas are those that aggregating a backlog of two hours leaves: once in the pages that aggregation takes of
-itself, so that an hour's key has few deltas, and once in small pages, as of a quiet site, so that it has many. Then
+The deltas are those that aggregating a backlog of two hours leaves: once in the chunks that aggregation takes of
+itself, so that an hour's key has few deltas, and once in small chunks, as of a quiet site, so that it has many. Then
 the events, sessions, rollups and visitors of the same sites are cleaned up, as if their retention were over. All
-of it is asked for by CompactRollups and CleanupSite, in pages of the size that these take of themselves.
+of it is asked for by CompactRollups and CleanupSite, in chunks of the size that these take of themselves.
 """
 
 import time
@@ -20,12 +20,12 @@ from bench.figures import Figure
 from bench.own_suite import Stage, open_stage
 from bench.yardstick import Yardstick
 
-PART = "fold"
+PART = "compaction"
 EVENTS = 100_000
 _YARDSTICK_EVENTS = 50_000
 _RETENTION_DAYS = 30
-_PAGES = {"large pages": 0, "small pages": 500}
-"""Events of a page of aggregation; 0 = its own choice."""
+_CHUNKS = {"large chunks": 0, "small chunks": 500}
+"""Events of a chunk of aggregation; 0 = its own choice."""
 
 _COUNT = "SELECT count(*) FROM rollup_shards WHERE site_id = %s"
 # What autovacuum would have done by now.
@@ -39,34 +39,34 @@ def measure(scale: float) -> list[Figure]:
         requests = make_backlog(round(EVENTS * scale))
         yardstick = Yardstick(stage.database_url)
         yardstick.run(round(_YARDSTICK_EVENTS * scale))
-        for name, page_events in _PAGES.items():
+        for name, page_events in _CHUNKS.items():
             site = name.replace(" ", "-")
             send_backlog(stage, stage.create_site(site, days=_RETENTION_DAYS), requests)
             drain(stage.connection, site, page_events)
             figures += _fold(stage, name, site, yardstick)
             yardstick.run(round(_YARDSTICK_EVENTS * scale))
-        figures += _clean_up(stage, [name.replace(" ", "-") for name in _PAGES], yardstick)
+        figures += _clean_up(stage, [name.replace(" ", "-") for name in _CHUNKS], yardstick)
     return [*figures, Figure(PART, "bare loop", yardstick.rate, "rows/s")]
 
 
 def _fold(stage: Stage, name: str, site: str, yardstick: Yardstick) -> list[Figure]:
-    folded, token = 0, ""
+    compacted, token = 0, ""
     with stage.connection.open_admin() as admin, stage.database() as connection:
         connection.execute(_ANALYZE)
         began = time.perf_counter()
         while True:
             page = admin.CompactRollups(admin_pb2.CompactRollupsRequest(site=site, page_token=token))
-            folded, token = folded + page.compacted_shards, page.next_page_token
+            compacted, token = compacted + page.compacted_shards, page.next_page_token
             if not token:
                 break
         seconds = time.perf_counter() - began
         (rows,) = connection.execute(_COUNT, (stage.site_id(site),)).fetchone() or (0,)
-    say(f"fold: {folded:,} deltas into {rows:,} rows in {seconds:.1f} s")
-    rate = folded / seconds
+    say(f"compaction: {compacted:,} deltas into {rows:,} rows in {seconds:.1f} s")
+    rate = compacted / seconds
     return [
-        Figure(PART, f"folding {name}: deltas a second over the bare loop's rows", rate / yardstick.rate, "×"),
-        Figure(PART, f"  folding {name}", rate, "deltas/s"),
-        Figure(PART, f"  folding {name}: deltas that became one row", folded / max(rows, 1)),
+        Figure(PART, f"compaction, {name}: deltas a second over the bare loop's rows", rate / yardstick.rate, "×"),
+        Figure(PART, f"  compaction, {name}", rate, "deltas/s"),
+        Figure(PART, f"  compaction, {name}: deltas that became one row", compacted / max(rows, 1)),
     ]
 
 
@@ -86,7 +86,7 @@ def _clean_up(stage: Stage, sites: list[str], yardstick: Yardstick) -> list[Figu
                     break
                 request.page_token = page.next_page_token
         seconds = time.perf_counter() - began
-    say(f"fold: {deleted:,} expired rows deleted in {seconds:.1f} s")
+    say(f"compaction: {deleted:,} expired rows deleted in {seconds:.1f} s")
     rate = deleted / seconds
     return [
         Figure(PART, "cleanup: rows a second over the bare loop's rows", rate / yardstick.rate, "×"),

@@ -1,4 +1,4 @@
-"""Puts a derived dataset into a site as if it had been ingested, aggregated and folded; a test proves it equal.
+"""Puts a derived dataset into a site as if it had been ingested, aggregated and compacted; a test proves it equal.
 
 Events, visitors and sessions go through COPY from DuckDB's CSV; the rollups are made by bench/rollups.py.
 """

@@ -1,4 +1,4 @@
-"""The highest rate at which ingest, aggregation and folding keep up with one another.
+"""The highest rate at which ingest, aggregation and compaction keep up with one another.
 
     python -m bench.sustained [--scale 0.1] [--json FILE]
 

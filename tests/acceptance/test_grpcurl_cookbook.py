@@ -16,7 +16,7 @@ from footfall.admin.v1 import admin_pb2
 from footfall.ingest.v1 import ingest_pb2
 from footfall.query.v1 import query_pb2
 
-from admin_svc.schedule.runs import ALL_SITES, Run, record
+from admin_svc.schedule.runs import ALL_SITES, COMPACT, Run, record
 from cli.suite import running_suite
 from tests.support.cookbook import Recipe, recipes, shape_of
 from tests.support.processes import eventually
@@ -107,7 +107,7 @@ def let_jobs_have_run(suite: Suite) -> None:
     now = datetime.now(UTC)
     with psycopg.connect(suite.database_url, autocommit=True) as connection:
         [site_id] = connection.execute("SELECT site_id FROM sites WHERE slug = %s", (SITE,)).fetchall()[0]
-        for job, of_site, rows in (("aggregate", site_id, 6), ("fold", site_id, 44), ("prune", ALL_SITES, 3)):
+        for job, of_site, rows in (("aggregate", site_id, 6), (COMPACT, site_id, 44), ("prune", ALL_SITES, 3)):
             record(connection, Run(of_site, job, now - timedelta(seconds=20), now, 12, rows))
 
 

@@ -22,7 +22,7 @@ PORT = 50053
 
 
 async def main(settings: Settings) -> None:
-    """Serves and runs the schedule until told to stop; a chunk under way is finished."""
+    """Serves and runs the schedule until a signal to stop; then finishes the chunk under way."""
     db = Database(settings.database_url, application="footfall admin", pool_size=settings.pool_size)
     # A pool of its own: a chunk that waits for numbers holds a connection of the other one.
     numbers_db = Database(settings.database_url, application="footfall visitor numbers", pool_size=1)

@@ -1,4 +1,4 @@
-"""Who may write a site's derived rows: any number of transactions side by side, or one that replaces rows alone."""
+"""The lock on a site's derived rows: any number of transactions write side by side, or one replaces rows alone."""
 
 from typing import Any
 

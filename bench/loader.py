@@ -63,7 +63,7 @@ _RESERVE_VISITORS = """
 INSERT INTO visitor_counters (site_id, next_no) SELECT %(site_id)s, count(*) FROM visitors WHERE site_id = %(site_id)s
 """
 
-# All of a site's events as dedupe keys that are armed.
+# All of a site's events as reserved dedupe keys.
 _ARM_KEYS = """
 INSERT INTO ingest_dedupes (site_id, dedupe_key, expires_at) SELECT site_id, event_id, %(expires_at)s
 FROM events WHERE site_id = %(site_id)s

@@ -29,7 +29,7 @@ OVER_PLAIN_SQL = 200.0
 _ROUNDS = 10
 _DUCKDB_ROUNDS = 3
 
-# The same counts for one who has visitors numbered, keys coded and hours cut beforehand: DuckDB at its best.
+# The same counts where visitors are numbered, keys coded and hours cut beforehand: DuckDB at its best.
 _FACTS_TOP = """
 SELECT key_{0}, count(*), count(DISTINCT visitor_no) FROM event_facts WHERE key_{0} >= 0
 GROUP BY 1 ORDER BY 2 DESC LIMIT 10

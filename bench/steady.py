@@ -32,9 +32,9 @@ SITE = "steady"
 EVERY = 10.0
 BEFORE = 100_000
 SLACK = {"pending": 4_000, "deltas": 20_000, "dead": 50_000}
-"""Below this nobody minds a change."""
+"""Changes below this do not count."""
 
-# Sets counted events aside as if they had failed a day ago: the retry job queues them again.
+# Makes aggregated events dead letters as if they had failed a day ago: the retry job queues them again.
 _FAIL = """
 INSERT INTO failed_events (site_id, batch_id, ord, partition, attempts, received_at, failed_at, error)
 SELECT site_id, batch_id, ord, 0, 3, received_at, now() - interval '1 day', 'set aside by the benchmark'

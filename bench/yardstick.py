@@ -23,7 +23,7 @@ from common.event_columns import EVENT_COLUMNS
 ROWS_A_TRANSACTION = 2_000
 _EVENTS_A_BATCH = 50
 _SITE_ID = -1
-"""Its site does not exist: its rows are stored by nobody else, and nobody asks for them."""
+"""A site that does not exist: nothing else stores or reads its rows."""
 
 _CONTEXT = ("source", "device", "browser", "os", "country", "utm_source", "utm_medium", "utm_campaign")
 

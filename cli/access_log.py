@@ -1,4 +1,4 @@
-"""Reads access logs in Combined Log Format: which lines are pageviews, who made them, and what tells them apart."""
+"""Reads access logs in Combined Log Format: which lines are pageviews, of which visitor, and the id of each."""
 
 import gzip
 import re
@@ -85,7 +85,7 @@ class Request(NamedTuple):
     def visitor_id(self) -> str:
         """32 hex digits that stand for the address and user agent together.
 
-        The same visitor has the same id in every log. It holds no address, but who guesses both can check the guess.
+        The same visitor has the same id in every log. It holds no address, but a guess of both can be checked.
         """
         address = self.address.encode()
         framed = len(address).to_bytes(4, "big") + address + self.user_agent.encode("utf-8", "replace")
@@ -150,7 +150,7 @@ class EventIds:
 class LogFile:
     """The lines of a plain or gzip file, read as they are asked for, with a bound on memory.
 
-    Opening raises OSError. Reading does not raise: what stops it before the end is told by `damage`.
+    Opening raises OSError. Reading does not raise: `damage` says what stopped it before the end.
     """
 
     def __init__(self, path: Path) -> None:

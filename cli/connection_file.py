@@ -19,7 +19,7 @@ class ConnectionFile:
     database_url: str
 
     def write(self, data_dir: Path) -> None:
-        """Puts the file in place at once, so that nobody reads half of it."""
+        """Replaces the file at once, so that no reader sees half of it."""
         partial = data_dir / f"{FILE_NAME}.partial"
         partial.unlink(missing_ok=True)
         with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

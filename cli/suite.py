@@ -1,4 +1,4 @@
-"""Everything on one machine: Postgres, the three services, and somebody who starts them again."""
+"""Everything on one machine: Postgres, the three services, and a watcher that restarts them."""
 
 import logging
 import os
@@ -220,7 +220,7 @@ def _watch(stopping: threading.Event, postgres: EmbeddedPostgres | None, service
             try:
                 service.restart_if_dead()
             except OSError as error:
-                # A full disk or too many open files: whoever watches must outlive it.
+                # A full disk or too many open files: the watcher goes on and tries again.
                 _log.warning("the %s service cannot be started now: %s", service.name, error)
 
 

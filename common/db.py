@@ -20,7 +20,7 @@ DatabaseFault = (
     sqlalchemy.exc.InterfaceError,
     sqlalchemy.exc.TimeoutError,
 )
-"""What is raised when the database cannot be reached, is busy or gives up: nobody's data is to blame."""
+"""The errors raised when the database cannot be reached, is busy or gives up; no data is the cause."""
 
 LOCK_TIMEOUT_MS = 5_000
 IDLE_TIMEOUT_MS = 60_000
@@ -31,8 +31,8 @@ _CONNECT = {"connect_timeout": 5, "keepalives_idle": 15, "keepalives_interval": 
 class Database:
     """A pool of at most `pool_size` connections, opened when needed and tested before use.
 
-    Functions take a psycopg connection and never commit: whoever opens a transaction here ends it. SQLAlchemy gives
-    the pool; statements are plain SQL.
+    Functions take a psycopg connection and never commit: the code that opens a transaction here ends it. The pool is
+    SQLAlchemy's; statements are plain SQL.
     """
 
     def __init__(self, url: str, *, application: str, pool_size: int = 8, statement_timeout_ms: int = 60_000) -> None:
@@ -40,7 +40,7 @@ class Database:
         lock_timeout_ms = LOCK_TIMEOUT_MS if statement_timeout_ms else 0
         options = (
             f"-c timezone=UTC -c statement_timeout={statement_timeout_ms} "
-            # Nobody waits for ever for a row that a frozen process holds, and nobody holds one for ever.
+            # A row that a frozen process has locked blocks others for a bounded time only.
             f"-c lock_timeout={lock_timeout_ms} -c idle_in_transaction_session_timeout={IDLE_TIMEOUT_MS} "
             # No statement here is long enough to win back what starting workers or compiling costs, and the planner
             # takes a parallel scan of a whole table for cheaper than the index it has for every report.

@@ -77,7 +77,7 @@ class Reason(StrEnum):
 
 @dataclass
 class CallError(Exception):
-    """A call is refused, and this is what its client is told."""
+    """A refused call: the status, the reason and the message that its client gets."""
 
     code: grpc.StatusCode
     reason: Reason
@@ -107,7 +107,7 @@ def invalid(field: str, reason: Reason, message: str) -> CallError:
 
 
 def site_not_found(slug: str) -> CallError:
-    """NOT_FOUND for a slug nobody has."""
+    """NOT_FOUND for a slug that no site has."""
     return CallError(grpc.StatusCode.NOT_FOUND, Reason.SITE_NOT_FOUND, f"there is no site {quoted(slug)}", field="site")
 
 
@@ -129,7 +129,7 @@ def site_busy() -> CallError:
 
 
 def from_exception(error: BaseException) -> CallError:
-    """What the client is told of any exception: never a stack trace, SQL or a key."""
+    """The error that a client gets for any exception: never a stack trace, SQL or a key."""
     if isinstance(error, CallError):
         return error
     if isinstance(error, sqlalchemy.exc.DBAPIError) and error.orig is not None:

@@ -1,4 +1,4 @@
-"""Who is calling: keys, stored as SHA-256 only, looked up through a cache of at most 5 s."""
+"""Keys of callers, stored as SHA-256 hashes only and looked up through a cache of at most 5 s."""
 
 import asyncio
 import hashlib
@@ -42,7 +42,7 @@ _PREFIX = {KeyKind.WRITE: "fw_", KeyKind.READ: "fr_", KeyKind.ADMIN: "fa_"}
 
 
 def new_key(kind: KeyKind) -> str:
-    """A fresh key of 256 random bits; the prefix tells people its kind."""
+    """A new key of 256 random bits; its prefix shows its kind."""
     return _PREFIX[kind] + secrets.token_urlsafe(32)
 
 
@@ -78,7 +78,7 @@ class KeyRing:
         self._clock = clock
         self._cache: TTLCache[bytes, Key] = TTLCache(maxsize=10_000, ttl=CACHE_SECONDS)
         self._unknown: TTLCache[bytes, None] = TTLCache(maxsize=10_000, ttl=UNKNOWN_SECONDS)
-        # Threads of its own: nobody's report may keep others from being let in.
+        # Threads of its own: a long report must not delay the look-up of keys.
         self._executor = ThreadPoolExecutor(2, thread_name_prefix="keys")
 
     async def authenticate(self, key: str | None, expected: str, *kinds: KeyKind) -> Key:

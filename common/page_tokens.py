@@ -1,4 +1,4 @@
-"""Page tokens: where a list goes on, sealed together with the request they belong to.
+"""Page tokens: the cursor at which a list continues, sealed together with the request it belongs to.
 
 A token is the cursor as JSON plus a keyed hash over method, request and cursor. One changed byte, another
 request or another list makes it invalid, so a cursor that reaches SQL is one that this suite gave out.
@@ -20,7 +20,7 @@ from common.timestamps import EPOCH, duration_micros
 _SEAL_BYTES = 16
 
 Cursor = Sequence[str | int | datetime]
-"""Where a list goes on. Times are aware and kept to the microsecond."""
+"""Where a list continues. Times are aware and kept to the microsecond."""
 
 
 class PageTokens:

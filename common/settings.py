@@ -1,4 +1,4 @@
-"""What a service process is told from outside, read once by its `main`."""
+"""The settings of a service process, read once by its `main`."""
 
 from pathlib import Path
 from typing import Literal, Self
@@ -28,7 +28,7 @@ class Settings(BaseSettings):
     """Processes of the service that share its port."""
 
     shared_port: bool = False
-    """Let other processes listen on the same port; what workers are told."""
+    """Let other processes listen on the same port; the supervisor sets it for its workers."""
 
     tls_certificate: Path | None = None
     """PEM file; with tls_key, the service speaks TLS only."""
@@ -78,7 +78,7 @@ class Settings(BaseSettings):
     """How often it deletes expired dedupe keys."""
 
     run_seconds: float = Field(default=10.0, gt=0)
-    """How long one run of a job goes on at most while there is work."""
+    """The longest that one run of a job takes while there is work, in s."""
 
     run_pages: int = Field(default=1_000, ge=1)
     """How many chunks one run of a job does at most."""

@@ -89,7 +89,7 @@ def _few(row: bytes) -> Sequence[int] | None:
 
 
 def cardinality_of(head: bytes) -> int | None:
-    """How many visitors a plain set holds, told from its first HEAD_BYTES; None if it needs more of them.
+    """How many visitors a plain set holds, read from its first HEAD_BYTES; None if that takes more bytes.
 
     A list is within them as a whole. The head of a serialised Roaring bitmap names the cardinality of each of its
     containers: see "Roaring bitmap format specification", RoaringFormatSpec.

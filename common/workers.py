@@ -145,7 +145,7 @@ def _held_port(address: str) -> socket.socket:
     family, kind, protocol, _, target = socket.getaddrinfo(
         host or None, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
-    # First alone: a port that somebody else shares with their own would be ours and theirs.
+    # First without sharing: a port that another program shares with its own processes would be shared with ours too.
     with socket.socket(family, kind, protocol) as alone:
         alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         alone.bind(target)

@@ -18,7 +18,7 @@ _TRANSACTIONS = 2
 
 
 async def main(settings: Settings) -> None:
-    """Serves until told to stop; what was queued by then is committed."""
+    """Serves until a signal to stop; then commits what is queued."""
     db = Database(settings.database_url, application="footfall ingest", pool_size=settings.pool_size)
     keys = KeyRing(db, system_clock)
     commits = [DatabaseCommit(db, system_clock) for _ in range(_TRANSACTIONS)]

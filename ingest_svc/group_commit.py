@@ -18,7 +18,7 @@ from ingest_svc.store_events import BatchNumbers, Incoming, store_events
 _log = logging.getLogger(__name__)
 
 MAX_GROUP_EVENTS = 5_000
-"""Events one transaction takes at most (a single larger call goes alone)."""
+"""Events of one transaction at most; a single larger call has a transaction of its own."""
 
 WORTH_ANOTHER = 500
 """Events that have to wait before a further transaction is begun beside the one under way.
@@ -169,7 +169,7 @@ class GroupCommit:
             except (psycopg.DataError, CallError) as error:
                 # One call's data or site made the transaction of all fail: each is stored alone, so that only it fails.
                 if isinstance(error, CallError):
-                    # Expected, such as a site that is being deleted; its caller is told.
+                    # Expected, such as a site that is being deleted; its caller gets the error.
                     _log.info("storing %d calls one by one: %s", len(group), error)
                 else:
                     _log.exception("a group of %d calls could not be stored; storing them one by one", len(group))

@@ -39,7 +39,7 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         self._draining = False
 
     def drain_streams(self) -> None:
-        """Lets open streams take no more requests: they answer what they have and end with SHUTTING_DOWN."""
+        """Stops reading from open streams: they answer what they have read and end with SHUTTING_DOWN."""
         self._draining = True
         for reader in self._readers:
             reader.cancel()
@@ -74,7 +74,7 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
             reader.cancel()
             while not answers.empty():
                 if (left := answers.get_nowait()) is not None:
-                    # Nobody waits for it any more; that its commit failed is not news then.
+                    # No caller waits for it any more, so an error of its commit is read and dropped.
                     left.add_done_callback(lambda task: task.cancelled() or task.exception())
 
     async def _read(

@@ -15,7 +15,7 @@ PORT = 50052
 
 
 async def main(settings: Settings) -> None:
-    """Serves until told to stop."""
+    """Serves until a signal to stop."""
     db = Database(
         settings.database_url,
         application="footfall query",

@@ -104,7 +104,7 @@ def _fail(
     """Isolates the event that failed, so that its neighbours are aggregated."""
     with connection.transaction():
         if not queue.lock_partition(connection, site_id, partition, wait_ms=0) or not enter(connection, site_id):
-            # Whoever holds the partition or the site works on the same batches: the failure is found again.
+            # The holder of the partition or the site works on the same batches: the failure is found again.
             return _NOTHING
         return Chunk(Aggregated(failed=take_apart(connection, site_id, partition, claimed, now, error)), has_more=True)
 

@@ -27,7 +27,7 @@ SELECT visitor_no, visitor_id FROM visitors WHERE site_id = %(site_id)s AND user
 """,
 }
 
-# A visitor's first sessions, each with what tells whether it has changed; and the session that holds an instant.
+# A visitor's first sessions, each with the version of its row; and the session that holds an instant.
 _SESSIONS = """
 SELECT session_id, started_at, ended_at, ctid::text || xmin::text FROM sessions
 WHERE site_id = %(site_id)s AND visitor_no = %(visitor_no)s ORDER BY session_id, started_at LIMIT %(rows)s

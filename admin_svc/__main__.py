@@ -51,6 +51,7 @@ async def main(settings: Settings) -> None:
         PORT,
         lambda server: admin_pb2_grpc.add_AdminServiceServicer_to_server(servicer, server),
         stop,
+        db,
     )
 
 

@@ -15,12 +15,14 @@ from pathlib import Path
 
 import fasteners
 import psycopg
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from cli.connection import Connection
 from cli.connection_file import ConnectionFile, read_connection_file
 from cli.embedded_postgres import EmbeddedPostgres
 from common.db import Database, DatabaseFault
 from common.migrate import migrate
+from common.schema_revision import SchemaError
 
 _log = logging.getLogger(__name__)
 
@@ -197,14 +199,32 @@ def _check_free(ports: tuple[int, int, int]) -> None:
 
 
 def migrate_schema(database_url: str) -> None:
-    """Brings the schema up to date. Raises SuiteError when the database cannot be reached."""
-    db = Database(database_url, application="footfall migrate", pool_size=1, statement_timeout_ms=0)
+    """Brings the schema up to date. Raises SuiteError, with one line, when it cannot."""
+    try:
+        db = Database(database_url, application="footfall migrate", pool_size=1, statement_timeout_ms=0)
+    except (ArgumentError, ValueError, ModuleNotFoundError):
+        raise SuiteError(
+            "the database's URL is not one; it looks like postgresql://user:password@host:5432/database, "
+            "with %40 for an @ in the password"
+        ) from None
     try:
         migrate(db)
+    except SchemaError as error:
+        raise SuiteError(str(error)) from None
     except DatabaseFault as error:
-        raise SuiteError(f"the database cannot be reached: {error}") from error
+        raise SuiteError(f"the database cannot be reached or is busy: {_first_line(error)}") from None
+    except DBAPIError as error:
+        raise SuiteError(
+            f"a migration failed and was rolled back; mend the cause and run it again: {_first_line(error)}"
+        ) from None
     finally:
         db.close()
+
+
+def _first_line(error: Exception) -> str:
+    """Of SQLAlchemy's errors the one of the driver, without the statement."""
+    cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    return (str(cause).splitlines() or [type(cause).__name__])[0]
 
 
 def _watch(stopping: threading.Event, postgres: EmbeddedPostgres | None, services: list[_Service]) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from sqlalchemy.exc import ArgumentError
 
 from cli.connection import DataDir, database_url, fail
 from cli.suite import DEFAULT_PORTS, SuiteError, migrate_schema, running_suite
@@ -47,8 +46,8 @@ def migrate(data_dir: DataDir = Path(".footfall")) -> None:
     url = database_url(data_dir)
     try:
         migrate_schema(url)
-    except (SuiteError, ArgumentError) as error:
-        raise fail(str(error).splitlines()[0]) from error
+    except SuiteError as error:
+        raise fail(str(error)) from error
     typer.echo("The schema is up to date.")
 
 

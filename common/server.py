@@ -14,7 +14,9 @@ from grpc_channelz.v1 import channelz
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from common.db import Database
 from common.error_boundary import ErrorBoundary
+from common.readiness import Readiness
 from common.reflection import CommentedPool
 from common.settings import Settings
 
@@ -61,14 +63,19 @@ async def serve(
     port: int,
     register: Register,
     on_stop: OnStop,
+    db: Database,
     on_drain: Callable[[], None] = lambda: None,
 ) -> None:
     """Serves until SIGTERM, SIGINT or the parent's end; then `on_drain`, lets calls under way finish, and `on_stop`.
 
-    On `port`, unless the settings say otherwise. Raises RuntimeError when the address cannot be listened on.
+    On `port`, unless the settings say otherwise. Health is of two names: "" is SERVING as long as the process lives,
+    the service's own name while the database answers too. Raises SystemExit, with one line, when the address cannot be
+    listened on or the schema of `db` is not the one that this release needs.
     """
     # Before anybody can know that we are there, so that no signal finds us without a handler.
     stop = told_to_stop(settings)
+    readiness = Readiness(db)
+    ready = await readiness.check_at_start()
     server, health_servicer = build_server(service, register, shared_port=settings.shared_port)
     address = settings.listen or f"127.0.0.1:{port}"
     host, port = address.rpartition(":")[0], _listen(server, address, settings)
@@ -76,11 +83,18 @@ async def serve(
     gc.freeze()
     gc.set_threshold(200_000, 20, 20)
     await server.start()
-    for name in ("", service):
-        await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+    async def tell(is_ready: bool) -> None:
+        states = health_pb2.HealthCheckResponse
+        await health_servicer.set(service, states.SERVING if is_ready else states.NOT_SERVING)
+
+    await health_servicer.set("", health_pb2.HealthCheckResponse.SERVING)
+    await tell(ready)
+    watching = asyncio.create_task(readiness.watch(tell))
     announce(settings, f"{host}:{port}")
     _log.info("%s serves on %s:%d", service, host, port)
     await stop.wait()
+    watching.cancel()
     _log.info("%s drains", service)
     await health_servicer.enter_graceful_shutdown()
     on_drain()
@@ -107,10 +121,17 @@ def configure_logging(settings: Settings) -> None:
 
 
 def _listen(server: grpc.aio.Server, address: str, settings: Settings) -> int:
-    if settings.tls_certificate and settings.tls_key:
-        pair = (settings.tls_key.read_bytes(), settings.tls_certificate.read_bytes())
-        return server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
-    return server.add_insecure_port(address)
+    port = address.rpartition(":")[2]
+    # gRPC takes the number modulo 65,536.
+    if not port.isdecimal() or not 0 <= int(port) < 65_536:
+        raise SystemExit(f"{address} is no address to listen on; give host:port, with a port of 0-65535")
+    try:
+        if settings.tls_certificate and settings.tls_key:
+            pair = (settings.tls_key.read_bytes(), settings.tls_certificate.read_bytes())
+            return server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
+        return server.add_insecure_port(address)
+    except RuntimeError:
+        raise SystemExit(f"{address} cannot be listened on; is another process there?") from None
 
 
 def told_to_stop(settings: Settings) -> asyncio.Event:

@@ -37,6 +37,7 @@ async def main(settings: Settings) -> None:
         PORT,
         lambda server: ingest_pb2_grpc.add_IngestServiceServicer_to_server(servicer, server),
         stop,
+        db,
         servicer.drain_streams,
     )
 

@@ -33,6 +33,7 @@ async def main(settings: Settings) -> None:
         PORT,
         lambda server: query_pb2_grpc.add_QueryServiceServicer_to_server(servicer, server),
         stop,
+        db,
     )
 
 

@@ -7,9 +7,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 
+from common.db import plain_url
 from tests.support.footfall_site import FootfallSite
+from tests.support.suite import database_on
 from tests.support.traffic import batch_of, made_up
 
 if TYPE_CHECKING:
@@ -79,3 +82,21 @@ def test_a_report_into_a_full_device_is_one_line(suite: "Suite", site: FootfallS
         report = footfall("report", "--site", site.slug, "--data-dir", suite.data_dir, output=full.fileno())
     assert report.returncode == 1
     assert one_line(report.stderr) == "the output cannot be written: No space left on device"
+
+
+@pytest.mark.parametrize("url", ["nonsense", "host=x dbname=y", "postgresql://u:p@nowhere.invalid/db", "mysql://x/y"])
+def test_a_wrong_database_url_is_one_line(url: str) -> None:
+    """Without the password in it."""
+    tried = footfall("migrate", FOOTFALL_DATABASE_URL=url)
+    assert tried.returncode == 1
+    assert ":p@" not in one_line(tried.stderr)
+
+
+def test_a_schema_of_a_newer_release_is_one_line(postgres_url: str) -> None:
+    with database_on(postgres_url) as url:
+        assert footfall("migrate", FOOTFALL_DATABASE_URL=url).returncode == 0
+        with psycopg.connect(plain_url(url)) as connection:
+            connection.execute("UPDATE alembic_version SET version_num = '9999'")
+        tried = footfall("migrate", FOOTFALL_DATABASE_URL=url)
+    assert tried.returncode == 1
+    assert "9999" in one_line(tried.stderr)

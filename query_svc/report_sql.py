@@ -1,8 +1,9 @@
 """The SQL of the reports: rollups for whole days and hours, raw events and sessions for the edges.
 
-`days`, `hours` and `edges` are the pieces of a range plan. A day is its compacted row and its hours' deltas that are
-not yet compacted, an hour likewise. A kind without pieces is left out of the statement. Every piece is read by itself
-(LATERAL … OFFSET 0): joined plainly, the planner expects a ninth of a table in every piece and reads the whole of it.
+`days`, `hours` and `edges` are the pieces of a range plan. A day is read from its compacted row and the deltas of its
+hours, an hour from its compacted row and its deltas. A kind without pieces is left out of the statement. Every piece is
+read by itself (LATERAL … OFFSET 0). In a plain join the planner expects a ninth of a table in every piece and reads the
+whole table.
 """
 
 from collections.abc import Sequence
@@ -16,8 +17,8 @@ from query_svc.range_plan import Piece, RangePlan
 
 _AGGREGATED = is_aggregated("e")
 
-# What is acknowledged and not in the numbers: pending events, the oldest of them, and dead letters; and whether a
-# rebuild has emptied or is about to empty the rollups.
+# Events that are acknowledged and not in the numbers: how many are pending, since when the oldest is, and how many are
+# dead letters. Also whether a rebuild has emptied or is about to empty the rollups.
 STATE = f"""
 SELECT coalesce(sum(last_ord - first_ord + 1), 0)::bigint, min(received_at),
        (SELECT count(*) FROM failed_events f WHERE f.site_id = %(site_id)s),
@@ -39,7 +40,7 @@ def _pieces(name: str) -> str:
     return f"unnest(%({name}_n)s::int[], %({name}_start)s::timestamptz[], %({name}_end)s::timestamptz[])"
 
 
-# Of each kind its compacted rows, and the step from row to row of a key.
+# For each kind the condition of its compacted rows, and the interval from one row of a key to the next.
 _ROLLUPS = {
     "days": (f"interval = {RollupInterval.DAY} AND delta_no = 0", "1 day"),
     "hours": (f"interval = {RollupInterval.HOUR} AND delta_no = 0", "1 hour"),
@@ -47,13 +48,13 @@ _ROLLUPS = {
 
 
 def _rollups(plan: RangePlan, columns: str, *, some_keys: bool = False, condition: str = "") -> list[str]:
-    """Selects of the columns of every rollup row r of a piece h; with `some_keys` only of %(keys)s."""
+    """SELECTs of the columns of every rollup row r of a piece h; with `some_keys` only of %(keys)s."""
     found = []
     for kind, pieces in (("days", plan.days), ("hours", plan.hours)):
         if pieces:
             compacted, step = _ROLLUPS[kind]
             if some_keys:
-                # A probe for each bucket and key: a range of buckets would be read with all its keys.
+                # An index probe for each bucket and key. A scan of the range would read all keys of its buckets.
                 found.append(_probes(kind, columns, step, f"{compacted} {condition}"))
             else:
                 found.append(_ranges(kind, columns, f"{compacted} {condition}"))
@@ -112,7 +113,7 @@ _SESSION_COUNTERS = """
 
 
 def parameters(site_id: int, dimension: Dimension, plan: RangePlan) -> dict[str, Any]:
-    """What the statements of this module take."""
+    """The parameters of the statements of this module."""
     return {
         "site_id": site_id,
         "dimension": dimension.number,
@@ -123,21 +124,21 @@ def parameters(site_id: int, dimension: Dimension, plan: RangePlan) -> dict[str,
 
 
 def rollup_counters(plan: RangePlan, head: int) -> str:
-    """n, bucket start, the first `head` bytes of the visitors and the six counters of every rollup row."""
+    """Selects n, bucket start, the first `head` bytes of the visitors and the six counters of every rollup row."""
     columns = f"h.n, r.bucket_start, substring(r.visitors FROM 1 FOR {head}), {_SIX_COUNTERS}"
     return " UNION ALL ".join(_rollups(plan, columns))
 
 
 def edge_counters(dimension: Dimension) -> str:
-    """n and the six counters of every piece of the edges that has any."""
+    """Selects n and the six counters of every bucket that has events or sessions in its edges."""
     return f"SELECT n, {_SUMS} FROM ({' UNION ALL '.join(_edges(dimension))}) AS part GROUP BY n"
 
 
 def counters_per_key(dimension: Dimension, plan: RangePlan, order: str | None, *, some_keys: bool = False) -> str:
-    """key and the six counters of every key with something to count, with `some_keys` of %(keys)s; the first %(limit)s
-    by `order` if given.
+    """Selects key and the six counters of every key with events or sessions; with `some_keys` only of %(keys)s; with
+    `order` only the first %(limit)s.
 
-    `order` is an SQL expression over the counters, descending; ties go by key.
+    `order` is an SQL expression over the counters. It is descending, and ties are in the order of the key.
     """
     parts = [
         *_rollups(plan, f"h.n, r.key, {_SIX_COUNTERS}", some_keys=some_keys),
@@ -151,12 +152,12 @@ def counters_per_key(dimension: Dimension, plan: RangePlan, order: str | None, *
 
 
 def leading_keys(dimension: Dimension, plan: RangePlan) -> str:
-    """One row: the first keys by events, the most events that any other key can have, and whether there may be
+    """Selects one row: the first keys by events, the most events that any other key can have, and whether there may be
     others at all. See query_svc/top_by_events.py.
 
-    The lists are those of the days, each led by %(depth)s keys of its index, and one of all that is not a day's row.
+    The lists are those of the days, %(depth)s keys of each from its index, and one of everything that is not a day row.
     """
-    # All but the compacted rows of days, which come first.
+    # All but the first SELECT, which is of the compacted rows of days.
     rest = _rollups(plan, "r.key, r.events")[1:]
     if plan.edges:
         rest += [f"SELECT key, events FROM ({part}) AS edge" for part in _edges(dimension)]
@@ -186,7 +187,7 @@ def leading_keys(dimension: Dimension, plan: RangePlan) -> str:
 
 
 def visitor_rows(plan: RangePlan, *, some_keys: bool) -> str:
-    """n, key, bucket start and the visitors' bytes of every rollup row; with `some_keys` only of %(keys)s."""
+    """Selects n, key, bucket start and the visitors' bytes of every rollup row; with `some_keys` only of %(keys)s."""
     return " UNION ALL ".join(
         _rollups(
             plan,
@@ -198,10 +199,10 @@ def visitor_rows(plan: RangePlan, *, some_keys: bool) -> str:
 
 
 def edge_visitors(dimension: Dimension, *, some_keys: bool) -> str:
-    """n, key and visitor number, each once, of the edges; with `some_keys` only of %(keys)s."""
+    """Selects n, key and visitor number, each once, of the edges; with `some_keys` only of %(keys)s."""
     if isinstance(dimension, EventDimension):
         only = f"AND {dimension.sql} = ANY(%(keys)s)" if some_keys else f"AND {dimension.sql} IS NOT NULL"
-        # A probe for each visitor: as a join the planner reads the whole table of visitors.
+        # An index probe for each visitor. In a plain join the planner reads the whole table of visitors.
         return f"""
         SELECT seen.n, seen.key, v.visitor_no
         FROM (
@@ -217,7 +218,7 @@ def edge_visitors(dimension: Dimension, *, some_keys: bool) -> str:
 
 
 def _edges(dimension: Dimension, *, some_keys: bool = False) -> list[str]:
-    """Selects of n, key and counters of each raw event and of each session of the edges; with `some_keys` only of
+    """SELECTs of n, key and counters of each raw event and of each session of the edges; with `some_keys` only of
     %(keys)s."""
     is_asked = "= ANY(%(keys)s)" if some_keys else "IS NOT NULL"
     if not isinstance(dimension, EventDimension):

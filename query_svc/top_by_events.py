@@ -15,7 +15,8 @@ import psycopg
 
 from common.dimensions import Dimension
 from common.intervals import DAY, RollupInterval
-from query_svc import report_sql
+from query_svc import key_sql
+from query_svc.key_rows import buckets_with_rows, way_to_rows
 from query_svc.range_plan import RangePlan
 
 MOST_ASKED = 25
@@ -36,7 +37,7 @@ SELECT count(*) = %(few)s FROM (
 def first_by_events(
     connection: psycopg.Connection[Any], dimension: Dimension, plan: RangePlan, parameters: dict[str, Any]
 ) -> Sequence[Any] | None:
-    """What `report_sql.counters_per_key` gives for the first by events; None where that has to be asked.
+    """What `key_sql.counters_per_key` gives for the first by events; None where that has to be asked.
 
     `parameters` are its parameters.
     """
@@ -47,11 +48,14 @@ def first_by_events(
     many = connection.execute(_MANY_KEYS, {**parameters, "day": last, "few": FEW_KEYS}).fetchone()
     if not (many and many[0]):
         return None
-    found = connection.execute(report_sql.leading_keys(dimension, plan), {**parameters, "depth": 3 * limit}).fetchone()
+    days_at = buckets_with_rows(connection, plan, parameters).days
+    asked = {**parameters, "days_at": days_at, "depth": 3 * limit}
+    found = connection.execute(key_sql.leading_keys(dimension, plan), asked, prepare=False).fetchone()
     assert found is not None
     keys, most, others = found
-    statement = report_sql.counters_per_key(dimension, plan, "events", some_keys=True)
-    rows = connection.execute(statement, {**parameters, "keys": keys}).fetchall()
+    way, asked = way_to_rows(connection, plan, parameters, keys)
+    statement = key_sql.counters_per_key(dimension, plan, "events", way)
+    rows = connection.execute(statement, asked, prepare=False).fetchall()
     # Equal is not enough: a tie goes by key.
     settled = not others or (len(rows) == limit and rows[-1][1] > most)
     return rows if settled else None

@@ -22,9 +22,9 @@ PORT = 50053
 
 
 async def main(settings: Settings) -> None:
-    """Serves and runs the schedule until a signal to stop; then finishes the chunk under way."""
+    """Serves and runs the schedule until a signal to stop, and then finishes the chunks under way."""
     db = Database(settings.database_url, application="footfall admin", pool_size=settings.pool_size)
-    # A pool of its own: a chunk that waits for numbers holds a connection of the other one.
+    # A pool of its own, because a chunk that waits for numbers holds a connection of the other pool.
     numbers_db = Database(settings.database_url, application="footfall visitor numbers", pool_size=1)
     aggregator = Aggregator(VisitorNumbers(numbers_db))
     servicer = AdminServicer(db, KeyRing(db, system_clock), page_tokens(db), aggregator, system_clock)

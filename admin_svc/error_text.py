@@ -1,4 +1,4 @@
-"""What is kept of an error for operators."""
+"""The text of an error that is stored for operators."""
 
 import psycopg
 
@@ -6,7 +6,7 @@ _MAX_CHARS = 500
 
 
 def error_text(error: BaseException) -> str:
-    """Its kind and its message, at most 500 characters. Of the database's errors only the message proper: what
-    follows it quotes statements, which no client is shown."""
+    """The error's type and message, at most 500 characters. Of an error of the database only the primary message is
+    taken, because the rest quotes statements, which clients must not see."""
     message = error.diag.message_primary if isinstance(error, psycopg.Error) else None
     return f"{type(error).__name__}: {message or error}".replace("\0", "")[:_MAX_CHARS]

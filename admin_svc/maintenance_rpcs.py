@@ -1,6 +1,7 @@
-"""The maintenance RPCs of AdminService: request → one chunk of work → response.
+"""The maintenance RPCs of AdminService. Each does one chunk of work.
 
-Page tokens stand here and in servicer.py only, protobuf also in messages.py. What is called here takes plain values.
+Page tokens are used here and in servicer.py only, protobuf in messages.py too. The functions called from here take
+plain values.
 """
 
 import asyncio
@@ -35,7 +36,7 @@ from common.timestamps import from_timestamp
 _HOW_TO_AUTHENTICATE = "an admin key as authorization: Bearer <key>"
 
 _PARTITION_WAIT_MS = 5_000
-"""How long AggregatePending waits for a worker that holds the site's only busy partition."""
+"""How long AggregatePending waits if other workers hold every partition of the site that has work."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Connection = psycopg.Connection[Any]
@@ -51,7 +52,7 @@ class MaintenanceRpcs(admin_pb2_grpc.AdminServiceServicer):
         self._tokens = tokens
         self._aggregator = aggregator
         self._clock = clock
-        # Threads of their own: a chunk that waits for a partition must not delay a key's revocation.
+        # Chunks have their own threads, because one that waits for a partition must not delay the end of a key.
         self._chunks = ThreadPoolExecutor(2, thread_name_prefix="chunks")
 
     async def AggregatePending(
@@ -68,7 +69,7 @@ class MaintenanceRpcs(admin_pb2_grpc.AdminServiceServicer):
             return pb.AggregatePendingResponse(
                 aggregated=chunk.done.aggregated,
                 failed=chunk.done.failed,
-                # Nothing could be claimed although something is due: others are working on it.
+                # Events are due and none could be claimed, so other workers are at work on them.
                 skipped=0 if chunk.has_more else due,
                 remaining=remaining,
                 has_more=due > 0,
@@ -217,11 +218,11 @@ class MaintenanceRpcs(admin_pb2_grpc.AdminServiceServicer):
         return self._tokens.seal(request, chunk.position) if chunk.has_more else ""
 
     async def _on_site(self, slug: str, work: Callable[[Connection, Site], Result]) -> Result:
-        """Does `work` for a site, as `_work`. Raises CallError (NOT_FOUND), also for one that is being deleted."""
+        """Does `work` for a site, as `_work` does. Raises CallError (NOT_FOUND), also for a site being deleted."""
         return await self._work(lambda connection: work(connection, find_site(connection, slug)))
 
     async def _work(self, work: Callable[[Connection], Result]) -> Result:
-        """Does `work` off the event loop, on a connection in autocommit."""
+        """Does `work` in a thread, on a connection in autocommit. Raises CallError (SITE_BUSY)."""
 
         def do() -> Result:
             with self._db.connection() as connection:

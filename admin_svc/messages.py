@@ -1,4 +1,4 @@
-"""Plain values → messages of AdminService, and its settings back. Pure."""
+"""Converts plain values to messages of AdminService, and settings back to plain values. Pure."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -18,7 +18,7 @@ from common.timestamps import duration_micros, to_duration, to_timestamp
 
 
 def site(row: Site) -> pb.Site:
-    """A site with its settings; absent overrides stay absent."""
+    """A site with its settings. Settings that override the shared retention are absent if they are not set."""
     settings = pb.SiteSettings(
         session_timeout=to_duration(row.session_timeout_us),
         dedupe_retention=to_duration(row.dedupe_retention_us),
@@ -42,7 +42,7 @@ def site(row: Site) -> pb.Site:
 
 
 def plain_settings(message: pb.SiteSettings, fields: Iterable[str], prefix: str) -> dict[str, Any]:
-    """The fields by name; None = absent, durations in µs."""
+    """The values of the fields, by name. None = absent; durations are in µs."""
     plain: dict[str, Any] = {}
     for field in fields:
         value = getattr(message, field)
@@ -58,14 +58,14 @@ def plain_settings(message: pb.SiteSettings, fields: Iterable[str], prefix: str)
 
 
 def micros_of(path: str, value: Duration) -> int:
-    """A duration in µs. Raises CallError when it is malformed."""
+    """A duration in µs. Raises CallError if it is malformed."""
     if not -999_999_999 <= value.nanos <= 999_999_999 or abs(value.seconds) > 315_576_000_000:
         raise invalid(path, Reason.VALUE_OUT_OF_RANGE, "is not a valid duration")
     return value.seconds * 1_000_000 + value.nanos // 1000
 
 
 def api_key(row: ApiKey) -> pb.ApiKey:
-    """What is known of a key."""
+    """A key, without the key itself."""
     message = pb.ApiKey(
         id=row.key_id,
         kind=row.kind,  # type: ignore[arg-type]  # the numbers of the enum
@@ -92,7 +92,7 @@ def failed_event(letter: DeadLetter) -> pb.FailedEvent:
 
 
 def site_state(state: SiteState, runs: Iterable[Run], now: datetime) -> pb.SiteState:
-    """How far a site is, and the last runs of its jobs."""
+    """The backlog of a site, its floors, and the last runs of its jobs."""
     message = pb.SiteState(
         site=state.slug,
         pending_events=state.pending,

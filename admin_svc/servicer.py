@@ -1,4 +1,4 @@
-"""The RPCs of AdminService for sites, keys and status: request → one transaction → response."""
+"""The RPCs of AdminService for sites, keys and status. Each is one transaction."""
 
 import asyncio
 from collections.abc import Callable, Iterable
@@ -80,7 +80,7 @@ class AdminServicer(MaintenanceRpcs):
             raise invalid("grace_period", Reason.VALUE_OUT_OF_RANGE, f"must be 0 to {_MAX_GRACE.days} days")
 
         def rotate(connection: Connection) -> str:
-            # Also of a site that is being deleted: a key that has leaked can be ended at once.
+            # Also for a site that is being deleted, so that a key that has leaked can be ended at once.
             site = find_site(connection, request.site, or_deleting=True)
             return api_keys.rotate_write_key(connection, site.site_id, self._clock(), grace)
 
@@ -148,7 +148,7 @@ class AdminServicer(MaintenanceRpcs):
         return await asyncio.to_thread(read)
 
     async def _transact(self, work: Callable[[Connection], Result]) -> Result:
-        """Does `work` in one transaction, off the event loop."""
+        """Does `work` in one transaction, in a thread."""
 
         def transact() -> Result:
             with self._db.transaction() as connection:
@@ -170,7 +170,7 @@ def _create(
 
 
 def _masked_columns(site: pb.Site, paths: Iterable[str]) -> dict[str, Any]:
-    """The columns of the masked fields."""
+    """The columns and values of the fields that the update mask names. Raises CallError."""
     columns: dict[str, Any] = {}
     for path in paths:
         parent, _, field = path.partition(".")

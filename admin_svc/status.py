@@ -1,4 +1,4 @@
-"""How far each site is, and how large the tables are."""
+"""The backlogs and floors of sites, and the sizes of tables, for GetStatus."""
 
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from common.tables import metadata
 
 _MOST_DELTAS = 100_000
 
-# A page of sites after a slug, or one site. Deltas are counted up to a bound.
+# A page of sites after a slug, or one site. At most 100,000 deltas are counted.
 _SITES = f"""
 SELECT s.site_id, s.slug, s.raw_from, s.hours_from, s.days_from, p.events AS pending, p.oldest,
        (SELECT count(*) FROM failed_events f WHERE f.site_id = s.site_id) AS dead_letters,
@@ -26,7 +26,7 @@ WHERE s.slug > %(after)s AND (%(slug)s = '' OR s.slug = %(slug)s)
 ORDER BY s.slug LIMIT %(rows)s
 """
 
-# The sizes of the suite's tables by the catalogue and the statistics: nothing is scanned.
+# The sizes of Footfall's tables, from the catalog and the statistics. No table is scanned.
 _TABLES = """
 SELECT c.relname, c.reltuples::bigint, pg_table_size(c.oid), pg_indexes_size(c.oid), pg_stat_get_dead_tuples(c.oid)
 FROM pg_class c WHERE c.oid = ANY(ARRAY(SELECT to_regclass(name)::oid FROM unnest(%(names)s::text[]) AS name))
@@ -37,7 +37,7 @@ Connection = psycopg.Connection[Any]
 
 
 class SiteState(NamedTuple):
-    """How far a site is."""
+    """The backlog and the floors of a site."""
 
     site_id: int
     slug: str
@@ -45,12 +45,12 @@ class SiteState(NamedTuple):
     hours_from: datetime | None
     days_from: datetime | None
     pending: int
-    """Events."""
+    """How many events are pending."""
     oldest: datetime | None
-    """When the oldest pending event came in; None = nothing is pending."""
+    """When the oldest pending event was received; None = none is pending."""
     dead_letters: int
     deltas: int
-    """Not yet compacted; at most 100,000 are counted."""
+    """How many deltas are not yet compacted; 100,000 if there are more."""
     rebuilding: bool
 
 
@@ -65,12 +65,12 @@ class TableState(NamedTuple):
 
 
 def site_states(connection: Connection, slug: str, after: str, count: int) -> list[SiteState]:
-    """The first `count` sites with slugs over `after`, by slug; or only the one of that `slug`, if it is not ""."""
+    """The first `count` sites with slugs after `after`, by slug. If `slug` is not "", only the site with that slug."""
     with connection.cursor(row_factory=class_row(SiteState)) as cursor:
         return cursor.execute(_SITES, {"slug": slug, "after": after, "rows": count}).fetchall()
 
 
 def table_states(connection: Connection) -> list[TableState]:
-    """The suite's tables, the largest first."""
+    """Footfall's tables, the largest first."""
     rows = connection.execute(_TABLES, {"names": sorted(metadata.tables)})
     return [TableState._make(row) for row in rows]

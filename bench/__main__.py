@@ -1,4 +1,4 @@
-"""All benchmarks, one after the other; those that need 10 M events share them.
+"""Runs all benchmarks, one after the other. Those that need 10 M events share them.
 
 python -m bench [--scale 0.1] [--json FILE]
 """
@@ -15,7 +15,7 @@ MINUTES = 15.0
 
 
 def measure(scale: float) -> list[Figure]:
-    """Every part's figures, and the time they took."""
+    """The figures of every part, and the time they took."""
     began = time.monotonic()
     figures = []
     for part in (ingest, aggregate, sustained, compaction, reports):
@@ -25,7 +25,7 @@ def measure(scale: float) -> list[Figure]:
         figures += query.measure_site(stage, big)
         figures += growth.measure_beside(stage, big, scale)
     minutes = (time.monotonic() - began) / 60
-    return [*figures, Figure("all", "time that all of this took", minutes, "min", MINUTES, at_least=False)]
+    return [*figures, Figure("all", "total time", minutes, "min", MINUTES, at_least=False)]
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
-"""How many events a second are aggregated: a backlog drained by one worker, and by two over four partitions.
+"""How many events a second are aggregated: a backlog drained by one worker, and by two workers on four partitions.
 
     python -m bench.aggregate [--scale 0.1] [--json FILE]
 
-The workers are admin processes that are asked for page after page by AggregatePending, so that nothing but
-aggregation is measured. One worker, two workers and the yardstick, the bare loop that stores events, take turns, a
-sixth of the backlog each.
+The workers are admin processes. AggregatePending is called for chunk after chunk, so that only aggregation is measured.
+One worker, two workers and the yardstick (the bare loop that stores events) take turns, a sixth of the backlog each.
 """
 
 import math
@@ -35,7 +34,7 @@ _PARTITIONS = 4
 
 
 def measure(scale: float) -> list[Figure]:
-    """One worker and two, a slice of the backlog each in turn, on a suite of its own."""
+    """Measures one worker and two workers in turns, a slice of the backlog each, on a suite of its own."""
     slices = [_Slices("one-worker", workers=1, partitions=1), _Slices("two-workers", workers=2, partitions=_PARTITIONS)]
     events = round(EVENTS * scale)
     with open_stage() as stage, ExitStack() as stack:
@@ -65,17 +64,17 @@ def measure(scale: float) -> list[Figure]:
     ]
 
 
-def drain(connection: Connection, site: str, page_events: int = 0, at_least: float = math.inf) -> int:
-    """Aggregates page after page until nothing is due or `at_least` events are done; returns how many that were.
+def drain(connection: Connection, site: str, chunk_events: int = 0, at_least: float = math.inf) -> int:
+    """Aggregates chunk after chunk until nothing is due or `at_least` events are done. Returns how many these were.
 
-    A page takes whole batches until it has `page_events`; 0 = as many as the service finds best.
+    A chunk takes whole batches until it has `chunk_events` events; 0 = the default of the service.
     """
     aggregated, has_more = 0, True
     with connection.open_admin() as admin:
         while has_more and aggregated < at_least:
-            page = admin.AggregatePending(admin_pb2.AggregatePendingRequest(site=site, limit=page_events))
-            assert page.failed == 0, "an event failed"
-            aggregated, has_more = aggregated + page.aggregated, page.has_more
+            chunk = admin.AggregatePending(admin_pb2.AggregatePendingRequest(site=site, limit=chunk_events))
+            assert chunk.failed == 0, "an event failed"
+            aggregated, has_more = aggregated + chunk.aggregated, chunk.has_more
     return aggregated
 
 
@@ -92,14 +91,14 @@ class _Slices:
     """Events a second of each slice."""
 
     def run(self, events: int) -> None:
-        """Drains about so many events, or what is left."""
+        """Drains about `events` events, or those that are left."""
         with ThreadPoolExecutor(self.workers) as pool:
             began = time.perf_counter()
             share = events / self.workers
             done = sum(pool.map(lambda process: drain(process[0], self.site, 0, share), self.processes))
             seconds = time.perf_counter() - began
         self.drained += done
-        # The rest of a backlog is too little to tell a rate by.
+        # The rest of a backlog is too small to measure a rate.
         if done >= events / 2:
             self.rates.append(done / seconds)
 

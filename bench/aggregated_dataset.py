@@ -1,7 +1,7 @@
-"""A dataset's visitors, sessions and facts, in the DuckDB file that holds its events.
+"""Adds visitors, sessions and facts to the DuckDB file that holds a dataset's events.
 
-It counts what aggregation counts, by other means: windows over all events at once instead of merging page by page.
-A test holds the result against the product's own path. The events hold no IDENTIFY.
+It gives the same results as aggregation by other means: windows over all events at once instead of merging chunk by
+chunk. A test compares the result with that of the product. The dataset has no IDENTIFY events.
 """
 
 from pathlib import Path
@@ -9,15 +9,15 @@ from pathlib import Path
 from bench.dataset import open_dataset
 from common.dimensions import EVENT_DIMENSIONS, KEYED_EVENT_DIMENSIONS, SESSION_DIMENSIONS, Dimension
 
-# `n` counts the events by (occurred_at, event_id), so the smallest n is the first event. New visitors get
-# their numbers in the order in which they come, as aggregation would give them.
+# `n` numbers the events by (occurred_at, event_id), so the smallest n is the first event. Visitors get their numbers in
+# the order in which they come, as in aggregation.
 _VISITORS = """
 CREATE TABLE visitors AS
 WITH found AS (SELECT visitor_id, min(n) AS first_n, max(n) AS last_n FROM events GROUP BY visitor_id)
 SELECT (row_number() OVER (ORDER BY first_n) - 1)::INTEGER AS visitor_no, visitor_id, first_n, last_n FROM found
 """
 
-# A stream is one visitor's events under one session id; a gap longer than the timeout begins a session.
+# A stream is the events of one visitor under one session id. After a gap longer than the timeout a session begins.
 _RUNS = """
 CREATE TABLE runs AS
 WITH stream AS (
@@ -51,8 +51,8 @@ LEFT JOIN events exit ON exit.n = r.exit_n
 ORDER BY r.first_n
 """
 
-# One row per event: its hour (counted from 1970), its visitor, and its key of each dimension as a place in that
-# dimension's type; and the same per session.
+# One row per event: its hour (counted from 1970), its visitor, and its key of each dimension as a place in the type of
+# that dimension. Then the same per session.
 _EVENT_FACTS = """
 CREATE TABLE event_facts AS
 SELECT epoch_us(e.occurred_at) // 3600000000 AS hour, v.visitor_no, e.type = 1 AS pageview, {codes}
@@ -70,7 +70,7 @@ KEY_TYPES = {
     **{dimension.number: f"keys_{dimension.number}" for dimension in EVENT_DIMENSIONS},
     **{dimension.number: "keys_2" for dimension in SESSION_DIMENSIONS},
 }
-"""By dimension, the DuckDB type that lists its keys. Entry and exit pages are paths, as pages are."""
+"""The DuckDB type with the keys of a dimension, by its number. Entry and exit pages are paths, like pages."""
 
 
 def derive(file: Path, *, session_timeout_us: int) -> None:
@@ -81,7 +81,7 @@ def derive(file: Path, *, session_timeout_us: int) -> None:
         keys = ", ".join(f"{dimension.sql} AS {dimension.column}" for dimension in KEYED_EVENT_DIMENSIONS)
         connection.execute(_SESSIONS.format(keys=keys))
         for dimension in EVENT_DIMENSIONS:
-            # Any path may be an entry page, not only that of a pageview.
+            # The path of any event may be an entry page, not only that of a pageview.
             sql = "e.path" if KEY_TYPES[dimension.number] == "keys_2" else dimension.sql
             connection.execute(
                 f"CREATE TYPE {KEY_TYPES[dimension.number]} AS ENUM "

@@ -1,7 +1,8 @@
-"""A backlog of events to aggregate: the traffic of two hours, as many senders' batches bring it in.
+"""A backlog of events to aggregate: the traffic of two hours, in the batches of many senders.
 
-Five events make a session and five in six visitors come once, so 300,000 events are of 50,000 visitors and 60,000
-sessions. A session's events lie half a minute apart and so in different batches, among events of everybody else.
+A session has five events, and one in five visitors has two sessions: 300,000 events are of 50,000 visitors and 60,000
+sessions. The events of a session are about half a minute apart, and so in different batches, between events of other
+visitors.
 """
 
 import random
@@ -27,7 +28,7 @@ _MICROS = 1_000_000
 
 
 def make_backlog(events: int, seed: int = 3) -> list[bytes]:
-    """Encoded batches, oldest event first; all events lie in the last two hours."""
+    """Encoded batches, oldest events first. All events lie in the last two hours."""
     rng = random.Random(seed)
     begin = time.time() - _SPAN_SECONDS
     moments = []
@@ -47,13 +48,13 @@ def make_backlog(events: int, seed: int = 3) -> list[bytes]:
 
 
 def send_backlog(stage: Stage, key: str, requests: list[bytes]) -> int:
-    """Ingests the batches; returns how many events were accepted."""
+    """Sends the batches to ingest. Returns how many events were accepted."""
     return call_all(stage.connection.ingest, key, requests, _SENDERS).accepted
 
 
 def _add(request: ingest_pb2.IngestBatchRequest, at: float, session: int, rng: random.Random) -> None:
     turn, place = divmod(session, _SESSIONS_A_ROUND)
-    # The sixth session of a round is the first visitor's second.
+    # The sixth session of a round is the second one of the round's first visitor.
     visitor = turn * _VISITORS_A_ROUND + place % _VISITORS_A_ROUND
     own = random.Random(visitor)
     micros = round(at * _MICROS)

@@ -1,4 +1,4 @@
-"""Sites with millions of events, made and loaded."""
+"""Generates and loads sites with millions of events."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from bench.own_suite import Stage
 
 EVENTS = 10_000_000
 SESSION_TIMEOUT_US = 30 * 60 * 1_000_000
-"""That of a site which sets none."""
+"""The default of a site."""
 
 _ROUND = 1_000
 
@@ -30,17 +30,17 @@ class BigSite:
 
     @property
     def span(self) -> Span:
-        """The whole days in which all its events lie."""
+        """The whole days in which all events of the site lie."""
         return START, self.shape.end
 
 
 def shape_at(scale: float, events: int = EVENTS) -> Shape:
-    """A fraction of so many events over the same hours and keys."""
+    """`scale` times `events` events, over the same hours and keys."""
     return Shape(max(_ROUND, round(events * scale / _ROUND) * _ROUND))
 
 
 def load_sites(stage: Stage, shapes: dict[str, Shape]) -> list[BigSite]:
-    """Makes each site by its slug, with its indexes and statistics in order."""
+    """Creates and loads each site (by slug), builds the indexes and collects the statistics."""
     made = [_generate(stage, slug, shape) for slug, shape in shapes.items()]
     with without_indexes(stage.database_url):
         for site in made:
@@ -52,7 +52,7 @@ def load_sites(stage: Stage, shapes: dict[str, Shape]) -> list[BigSite]:
 
 
 def total_events(sites: Sequence[BigSite]) -> int:
-    """Of all of them."""
+    """The number of events of all sites."""
     return sum(site.shape.events for site in sites)
 
 
@@ -60,6 +60,6 @@ def _generate(stage: Stage, slug: str, shape: Shape) -> BigSite:
     file = stage.folder / f"{slug}.duckdb"
     generate(file, shape)
     derive(file, session_timeout_us=SESSION_TIMEOUT_US)
-    say(f"{slug}: {shape.events:,} events made")
+    say(f"{slug}: {shape.events:,} events generated")
     write_key = stage.create_site(slug)
     return BigSite(slug, stage.site_id(slug), write_key, shape, file)

@@ -1,4 +1,4 @@
-"""What the parts have in common: how each is run alone."""
+"""The command line that the benchmarks share."""
 
 import argparse
 import time
@@ -12,21 +12,21 @@ from bench.figures import Figure, print_table, write_json
 _console = Console(width=max(120, Console().width))
 
 Part = Callable[[float], list[Figure]]
-"""Measures at a fraction of full size. The targets are meant for 1."""
+"""Measures at a fraction of full size. The targets are for 1."""
 
 
 def parse_options(description: str | None) -> argparse.Namespace:
-    """`scale` and `json`, and the rest of the command line as `parts`."""
+    """The options `scale` and `json`."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--scale", type=float, default=1.0, help="fraction of full size; the targets are meant for 1")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    parser.add_argument("--scale", type=float, default=1.0, help="fraction of full size; the targets are for 1")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file too")
     return parser.parse_args()
 
 
 def say(text: str) -> None:
-    """A line about what is going on, with the time."""
+    """Prints a line about the progress, with the time."""
     _console.print(f"{time.strftime('%H:%M:%S')}  {text}", highlight=False, soft_wrap=True)
 
 

@@ -1,11 +1,11 @@
-"""How many deltas a second compaction moves into their hours and days, and how many rows a second cleanup deletes.
+"""How many deltas a second compaction adds to their hours and days, and how many rows a second cleanup deletes.
 
     python -m bench.compaction [--scale 0.1] [--json FILE]
 
-The deltas are those that aggregating a backlog of two hours leaves: once in the chunks that aggregation takes of
-itself, so that an hour's key has few deltas, and once in small chunks, as of a quiet site, so that it has many. Then
-the events, sessions, rollups and visitors of the same sites are cleaned up, as if their retention were over. All
-of it is asked for by CompactRollups and CleanupSite, in chunks of the size that these take of themselves.
+The deltas are those of aggregating a backlog of two hours: once in chunks of the default size, so that a key has few
+deltas in an hour, and once in small chunks, like those of a quiet site, so that it has many. Then the events, sessions,
+rollups and visitors of the same sites are cleaned up, as if their retention were over. CompactRollups and CleanupSite
+are called with their default limits.
 """
 
 import time
@@ -25,38 +25,38 @@ EVENTS = 100_000
 _YARDSTICK_EVENTS = 50_000
 _RETENTION_DAYS = 30
 _CHUNKS = {"large chunks": 0, "small chunks": 500}
-"""Events of a chunk of aggregation; 0 = its own choice."""
+"""Events of a chunk of aggregation; 0 = the default."""
 
 _COUNT = "SELECT count(*) FROM rollup_shards WHERE site_id = %s"
-# What autovacuum would have done by now.
+# In a running installation autovacuum would have done this.
 _ANALYZE = "ANALYZE events, sessions, visitors, rollup_shards"
 
 
 def measure(scale: float) -> list[Figure]:
-    """Folds and cleans up after few and after many pages, on a suite of its own."""
+    """Compacts and cleans up after few large and after many small chunks, on a suite of its own."""
     figures = []
     with open_stage() as stage:
         requests = make_backlog(round(EVENTS * scale))
         yardstick = Yardstick(stage.database_url)
         yardstick.run(round(_YARDSTICK_EVENTS * scale))
-        for name, page_events in _CHUNKS.items():
+        for name, chunk_events in _CHUNKS.items():
             site = name.replace(" ", "-")
             send_backlog(stage, stage.create_site(site, days=_RETENTION_DAYS), requests)
-            drain(stage.connection, site, page_events)
-            figures += _fold(stage, name, site, yardstick)
+            drain(stage.connection, site, chunk_events)
+            figures += _compact(stage, name, site, yardstick)
             yardstick.run(round(_YARDSTICK_EVENTS * scale))
         figures += _clean_up(stage, [name.replace(" ", "-") for name in _CHUNKS], yardstick)
     return [*figures, Figure(PART, "bare loop", yardstick.rate, "rows/s")]
 
 
-def _fold(stage: Stage, name: str, site: str, yardstick: Yardstick) -> list[Figure]:
+def _compact(stage: Stage, name: str, site: str, yardstick: Yardstick) -> list[Figure]:
     compacted, token = 0, ""
     with stage.connection.open_admin() as admin, stage.database() as connection:
         connection.execute(_ANALYZE)
         began = time.perf_counter()
         while True:
-            page = admin.CompactRollups(admin_pb2.CompactRollupsRequest(site=site, page_token=token))
-            compacted, token = compacted + page.compacted_shards, page.next_page_token
+            chunk = admin.CompactRollups(admin_pb2.CompactRollupsRequest(site=site, page_token=token))
+            compacted, token = compacted + chunk.compacted_shards, chunk.next_page_token
             if not token:
                 break
         seconds = time.perf_counter() - began
@@ -80,11 +80,11 @@ def _clean_up(stage: Stage, sites: list[str], yardstick: Yardstick) -> list[Figu
             request = admin_pb2.CleanupSiteRequest(site=site)
             request.now.FromDatetime(later)
             while True:
-                page = admin.CleanupSite(request)
-                deleted += page.events + page.sessions + page.hourly_rollups + page.daily_rollups + page.visitors
-                if not page.has_more:
+                chunk = admin.CleanupSite(request)
+                deleted += chunk.events + chunk.sessions + chunk.hourly_rollups + chunk.daily_rollups + chunk.visitors
+                if not chunk.has_more:
                     break
-                request.page_token = page.next_page_token
+                request.page_token = chunk.next_page_token
         seconds = time.perf_counter() - began
     say(f"compaction: {deleted:,} expired rows deleted in {seconds:.1f} s")
     rate = deleted / seconds

@@ -1,8 +1,8 @@
 """A full dashboard: overview, hourly timeseries and five top lists, all with exact visitors.
 
-Asked of the product through gRPC, and as plain SQL of any database that has the events; the SQL is the
-lighter job, for it counts events and visitors only, while the product's answer has sessions, bounces, durations and
-new visitors too.
+It is read from the product through gRPC, and by plain SQL from any database that has the events. The SQL has less to
+do: it counts events and visitors only, while the product's answer also has sessions, bounces, durations and new
+visitors.
 """
 
 import time
@@ -24,7 +24,7 @@ REPORTS = ("overview", "timeseries", *(f"top {name}" for name in TOPS))
 _SERVICE = "/footfall.query.v1.QueryService/"
 _LARGEST_ANSWER = [("grpc.max_receive_message_length", 64 << 20)]
 
-# What the plain SQL counts: events and distinct visitors, of the whole, of each hour, of the first keys.
+# The plain SQL counts events and distinct visitors: of the whole, of each hour, of the first keys.
 _OVERVIEW = "SELECT count(*), count(DISTINCT visitor_id) FROM events WHERE {where}"
 _TIMESERIES = """
 SELECT date_trunc('hour', occurred_at) AS hour, count(*), count(DISTINCT visitor_id) FROM events WHERE {where}
@@ -37,14 +37,14 @@ GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT {limit}
 
 
 class Dashboard(NamedTuple):
-    """What both ways have in common, to compare."""
+    """The part of the answer that both ways give, for comparison."""
 
     overview: tuple[int, int]
     """Events and visitors."""
     hours: list[tuple[datetime, int, int]]
     """Start, events and visitors of each hour."""
     tops: dict[str, list[tuple[str, int, int]]]
-    """Key, events and visitors by the name of the list."""
+    """Key, events and visitors of each row, by the name of the list."""
 
 
 Span = tuple[datetime, datetime]
@@ -52,7 +52,7 @@ Ask = Callable[[], Any]
 
 
 def statements(where: str) -> dict[str, str]:
-    """By report, the SQL that Postgres and DuckDB both understand; `where` names the events."""
+    """The SQL of each report, for Postgres and DuckDB. `where` is the condition on the events."""
     found = {"overview": _OVERVIEW.format(where=where), "timeseries": _TIMESERIES.format(where=where)}
     for name, dimension in TOPS.items():
         found[f"top {name}"] = _TOP.format(where=where, key=dimension.sql, limit=LIMIT)
@@ -73,7 +73,7 @@ def read_statements(run: Callable[[str], list[tuple[Any, ...]]], where: str) -> 
 
 
 class Client:
-    """Asks one site's dashboard of the query service over one channel."""
+    """Reads the dashboard of one site from the query service, over one channel."""
 
     def __init__(self, connection: Connection, site: str, span: Span) -> None:
         self._channel = grpc.insecure_channel(connection.query, options=_LARGEST_ANSWER)
@@ -96,17 +96,17 @@ class Client:
         self._whole = query_pb2.GetDashboardRequest(site=site, range=wanted, interval=hourly, tops=specs)
 
     def ask(self, report: str) -> Any:
-        """One report of the seven."""
+        """Calls one of the seven reports."""
         request = self.requests[report]
         return self._call(request, type(request).__name__.removesuffix("Request"))
 
     def ask_whole(self) -> query_pb2.GetDashboardResponse:
-        """All seven in one call."""
+        """Reads all seven in one call of GetDashboard."""
         response: query_pb2.GetDashboardResponse = self._call(self._whole, "GetDashboard")
         return response
 
     def read(self) -> Dashboard:
-        """The seven reports, as `read_statements` gives them."""
+        """The dashboard from the seven reports, in the form of `read_statements`."""
         overview, timeseries = self.ask("overview").metrics, self.ask("timeseries").buckets
         return Dashboard(
             (overview.events, overview.visitors),
@@ -132,7 +132,7 @@ class Client:
 
 
 def odd_ends(span: Span) -> Span:
-    """Nearly the same range, but beginning and ending within an hour, so that both edges are read from raw events."""
+    """Nearly the same range, with bounds inside hours, so that both edges are read from raw events."""
     return span[0] + timedelta(minutes=17, seconds=3), span[1] - timedelta(minutes=23, seconds=5)
 
 

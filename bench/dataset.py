@@ -1,8 +1,8 @@
-"""Many made-up events in a DuckDB file: the same every time, in the columns of `events`, oldest first.
+"""Generates many events in a DuckDB file: the same every time, in the columns of `events`, oldest first.
 
-Sessions are of 1, 2, 4, 6 and 12 events in equal parts, so a fifth of them bounces. Pages, referrers, countries
-and campaigns are popular as by Zipf's law. A visitor keeps device, browser, system and country; a session keeps
-referrer and campaign. One session in fifty makes pauses of 40 minutes and so falls apart, one in fifty has no
+Equal parts of the sessions have 1, 2, 4, 6 and 12 events, so a fifth of them bounces. The popularity of pages,
+referrers, countries and campaigns follows Zipf's law. Device, browser, system and country are a visitor's, referrer and
+campaign a session's. One session in fifty has gaps of 40 minutes and so becomes several sessions, one in fifty has no
 session id, and a third of the TRACK events has no path.
 """
 
@@ -18,7 +18,7 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True)
 class Shape:
-    """How many of everything; all events lie in [START, START + days)."""
+    """The numbers of events and keys. All events lie in [START, START + days)."""
 
     events: int
     """A multiple of 100."""
@@ -29,7 +29,7 @@ class Shape:
 
     @property
     def visitors(self) -> int:
-        """More traffic is more visitors, not visitors who come more often."""
+        """Grows with the events: a visitor has 20 events at any size."""
         return self.events // EVENTS_A_VISITOR
 
     @property
@@ -37,8 +37,8 @@ class Shape:
         return START + timedelta(days=self.days)
 
 
-# A fraction [0, 1) that looks random and is the same for the same numbers; a rank 0 … n-1 where rank k is as
-# popular as 1/k; one of a list's texts.
+# A pseudo-random fraction in [0, 1), the same for the same numbers; a rank 0 … n-1 where the popularity of the k-th is
+# as 1/k; one of the texts of a list.
 _MACROS = """
 CREATE TEMP MACRO fraction(number, salt) AS hash(number * 64 + salt) / 18446744073709551616.0::DOUBLE;
 CREATE TEMP MACRO rank_of(n, fraction) AS floor(pow(n + 1, fraction))::INTEGER - 1;
@@ -96,14 +96,14 @@ SELECT row_number() OVER () - 1 AS n, * FROM (SELECT * FROM made ORDER BY occurr
 
 
 def open_dataset(file: Path, *, read_only: bool = True, threads: int = 2) -> duckdb.DuckDBPyConnection:
-    """A connection to a dataset's file; any number of processes may read it, or one may write."""
+    """A connection to a dataset's file. Any number of processes may read it, or one may write."""
     connection = duckdb.connect(file, read_only=read_only, config={"threads": threads})
     connection.execute("SET enable_progress_bar = false")
     return connection
 
 
 def generate(file: Path, shape: Shape) -> None:
-    """Makes the table `events` in a new DuckDB file; `n` counts them by (occurred_at, event_id)."""
+    """Creates the table `events` in a new DuckDB file. `n` numbers the events by (occurred_at, event_id)."""
     with open_dataset(file, read_only=False) as connection:
         connection.execute(_MACROS)
         connection.execute(

@@ -1,4 +1,4 @@
-"""What a site's rows take on disk, by table and index."""
+"""The size of a site's rows on disk, by table and index."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ ROLLUPS_OVER_EVENTS = 0.25
 ALL_OVER_HEAP = 2.0
 
 _TABLES = ("events", "sessions", "visitors", "rollup_shards")
-"""Dedupe keys apart: they leave after a day."""
+"""Without dedupe keys, which are deleted after a day."""
 
 _TABLE = "SELECT pg_relation_size(%(table)s::regclass), pg_table_size(%(table)s::regclass)"
 _INDEXES = """
@@ -19,7 +19,7 @@ ORDER BY 1
 
 
 def disk_figures(stage: Stage, part: str, events: int) -> list[Figure]:
-    """Bytes an event of tables that hold one loaded site only, without the dead rows that a life leaves behind."""
+    """Bytes per event, of tables with one loaded site only. They have no dead rows, unlike those of a site in use."""
     with stage.database() as connection:
         heaps: dict[str, int] = {}
         tables: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""Made-up but lifelike events for load: UUIDv7 ids, many visitors, few pages, now."""
+"""Generates realistic events of the present: UUIDv7 ids, many visitors, few pages."""
 
 import os
 import random
@@ -22,7 +22,7 @@ def uuid7() -> str:
 def batch(
     events: int, rng: random.Random, *, visitors: int = 50_000, pages: int = 2_000
 ) -> ingest_pb2.IngestBatchRequest:
-    """A batch of pageviews and a few tracks of one visitor, as a page's script would send it."""
+    """A batch of pageviews and a few TRACK events of one visitor, as the script of a page would send it."""
     number = rng.randrange(visitors)
     request = ingest_pb2.IngestBatchRequest()
     request.defaults.visitor_id = f"visitor-{number:06d}-{'0' * 8}"

@@ -1,4 +1,4 @@
-"""What the benchmarks found: figures with their targets, as a table and as JSON."""
+"""The figures that benchmarks measure, with their targets, as a table and as JSON."""
 
 import json
 import os
@@ -13,27 +13,27 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured value; with a target it is reached or not."""
+    """A measured value, which may have a target."""
 
     part: str
     name: str
     value: float
     unit: str = ""
-    """ "×" for a ratio to the yardstick of the same run."""
+    """Such as "events/s"; "×" for a ratio, mostly to the yardstick of the same run."""
     target: float | None = None
     at_least: bool = True
-    """Whether the target is a floor; else it is a ceiling."""
+    """Whether the target is a minimum; if not, it is a maximum."""
 
     @property
     def reached(self) -> bool | None:
-        """None without a target."""
+        """Whether the target is reached; None without a target."""
         if self.target is None:
             return None
         return self.value >= self.target if self.at_least else self.value <= self.target
 
 
 def print_table(figures: Sequence[Figure], scale: float, console: Console) -> None:
-    """Prints every figure, those with a target marked."""
+    """Prints all figures. Those with a target say whether it is reached."""
     table = Table(title="Footfall benchmarks" + (f" at {scale:g} of full size" if scale != 1 else ""))
     for column in ("part", "figure"):
         table.add_column(column)
@@ -54,7 +54,7 @@ def print_table(figures: Sequence[Figure], scale: float, console: Console) -> No
 
 
 def write_json(figures: Sequence[Figure], scale: float, path: Path) -> None:
-    """Writes the figures, the size they were measured at and the machine's."""
+    """Writes the figures, the scale, and the CPUs and Python version of the machine."""
     found = {
         "scale": scale,
         "cpus": os.cpu_count(),

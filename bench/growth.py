@@ -1,9 +1,9 @@
-"""What grows with a site and what does not: a dashboard's latency, the rate of ingest, the bytes of an event.
+"""What grows with a site: the latency of a dashboard, the rate of ingest, the bytes per event.
 
     python -m bench.growth [--scale 0.1] [--json FILE]
 
-The dashboard is asked of three sites with 1 M, 3 M and 10 M events over the same hours and keys; more events are of
-more visitors. Ingest goes by turns to an empty database and to the one with 20 M events and as many dedupe keys, on
+The dashboard is measured on three sites with 1 M, 3 M and 10 M events over the same hours and keys; more events are of
+more visitors. Ingest is measured in turns on an empty database and on one with 20 M events and as many dedupe keys, on
 the same server.
 """
 
@@ -21,7 +21,7 @@ from bench.dashboard import Client
 from bench.disk import disk_figures
 from bench.figures import Figure
 from bench.ingest import CALLERS, requests_of
-from bench.loader import arm_dedupe_keys, settle, without_indexes
+from bench.loader import reserve_dedupe_keys, settle, without_indexes
 from bench.own_suite import Stage, open_stage
 from bench.query import dashboard_seconds
 from bench.senders import call_all
@@ -35,13 +35,13 @@ INGEST_ON_MANY = 0.85
 _SMALLER = {"one-tenth": EVENTS // 10, "three-tenths": EVENTS * 3 // 10}
 _MANY_EVENTS = 2 * EVENTS
 _FILLER = -2
-"""A site that does not exist; its events only fill the table."""
+"""A site that does not exist. Its events only fill the table."""
 _ROUNDS = 4
 _EVENTS_A_TURN = 50_000
 _EVENTS_A_CALL = 50
 
 _OTHER_COLUMNS = ", ".join(column for column in EVENT_COLUMNS if column != "site_id")
-# Copies of a site's events, until the table is as full as it shall be.
+# Copies events of a site to fill the table up.
 _FILL = f"""
 INSERT INTO events (site_id, {_OTHER_COLUMNS}) SELECT %(filler)s, {_OTHER_COLUMNS} FROM events
 WHERE site_id = %(site_id)s LIMIT %(missing)s
@@ -50,14 +50,14 @@ _EMPTY = "TRUNCATE events, ingest_dedupes, pending_batches"
 
 
 def measure(scale: float) -> list[Figure]:
-    """Loads everything into a suite of its own and measures."""
+    """Loads a site into a suite of its own and measures."""
     with open_stage() as stage:
         [big] = load_sites(stage, {"big": shape_at(scale)})
         return measure_beside(stage, big, scale)
 
 
 def measure_beside(stage: Stage, big: BigSite, scale: float) -> list[Figure]:
-    """The figures with a loaded site, which so far is the only one with many events."""
+    """The figures for a loaded site, which must be the only one with many events."""
     disk = disk_figures(stage, PART, big.shape.events)
     smaller = _fill(stage, big, scale)
     sites = [*smaller, big]
@@ -76,7 +76,7 @@ def measure_beside(stage: Stage, big: BigSite, scale: float) -> list[Figure]:
             Figure(PART, f"  dashboard over {site.shape.events:,} events", latency * 1e3, "ms")
             for site, latency in zip(sites, latencies, strict=True)
         ),
-        Figure(PART, "ingest on 20 M rows over ingest on none", ratio, "×", INGEST_ON_MANY),
+        Figure(PART, "ingest on 20 M rows over ingest on an empty table", ratio, "×", INGEST_ON_MANY),
         Figure(PART, "  ingest on 20 M rows", statistics.median(many), "events/s"),
         Figure(PART, "  ingest on an empty table", statistics.median(empty), "events/s"),
         *disk,
@@ -84,7 +84,7 @@ def measure_beside(stage: Stage, big: BigSite, scale: float) -> list[Figure]:
 
 
 def _fill(stage: Stage, big: BigSite, scale: float) -> list[BigSite]:
-    """Makes the smaller sites and fills `events` and `ingest_dedupes` up; returns the smaller sites."""
+    """Loads the smaller sites, and fills `events` and `ingest_dedupes` up. Returns the smaller sites."""
     with without_indexes(stage.database_url, ("ingest_dedupes", "events")):
         smaller = load_sites(stage, {slug: shape_at(scale, events) for slug, events in _SMALLER.items()})
         loaded = big.shape.events + sum(site.shape.events for site in smaller)
@@ -92,7 +92,7 @@ def _fill(stage: Stage, big: BigSite, scale: float) -> list[BigSite]:
         with stage.database() as connection:
             connection.execute(_FILL, {"filler": _FILLER, "site_id": big.site_id, "missing": missing})
         for site_id in (big.site_id, _FILLER, *(site.site_id for site in smaller)):
-            arm_dedupe_keys(stage.database_url, site_id)
+            reserve_dedupe_keys(stage.database_url, site_id)
     settle(stage.database_url, ("events", "ingest_dedupes"))
     say(f"growth: {loaded + missing:,} events and dedupe keys")
     return smaller
@@ -116,7 +116,7 @@ def _ingest_by_turns(stage: Stage, big: BigSite, events: int) -> tuple[list[floa
             ):
                 requests = requests_of(max(CALLERS, events // _EVENTS_A_CALL), _EVENTS_A_CALL, rng)
                 rates.append(call_all(address, key, requests, CALLERS).rate)
-            say(f"growth: turn {turn + 1} of {_ROUNDS}, {many[-1]:,.0f} events/s, on none {empty[-1]:,.0f}")
+            say(f"growth: turn {turn + 1} of {_ROUNDS}, {many[-1]:,.0f} events/s, on empty tables {empty[-1]:,.0f}")
     return many, empty
 
 

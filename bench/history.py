@@ -1,4 +1,4 @@
-"""Made-up events of many days, many visitors a batch, sent as fast as a few streams carry them."""
+"""Generates events of many days, with many visitors in a batch, and sends them as fast as a few streams take them."""
 
 import random
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ _REFERRERS = ("", "", "https://www.example.org/search", "https://news.example.ne
 def batches(
     events: int, start: int, end: int, rng: random.Random, *, visitors: int = 50_000
 ) -> Iterator[ingest_pb2.IngestStreamRequest]:
-    """`events` events from `start` to `end` (seconds since 1970) in their order, a few of each visit in a row."""
+    """`events` events from `start` to `end` (seconds since 1970), in order of time. Those of a visit are in a row."""
     step = (end - start) / events
     sent = 0
     while sent < events:
@@ -46,7 +46,7 @@ def batches(
 
 
 def send(stub: IngestServiceStub, key: str, parts: list[Iterator[ingest_pb2.IngestStreamRequest]]) -> int:
-    """Sends each part over a stream of its own, side by side; how many events were accepted."""
+    """Sends each part over a stream of its own, all at once. Returns how many events were accepted."""
 
     def one(part: Iterator[ingest_pb2.IngestStreamRequest]) -> int:
         answers = stub.IngestStream(part, metadata=(("x-write-key", key),))

@@ -1,8 +1,8 @@
-"""How many events a second one ingest process acknowledges, beside what one bare connection stores.
+"""How many events a second one ingest process acknowledges, compared with what one bare connection stores.
 
     python -m bench.ingest [--scale 0.1] [--json FILE]
 
-Every shape of load and the yardstick take turns for some rounds; the figures are medians.
+Every shape of load and the yardstick take turns for three rounds. The figures are medians.
 """
 
 import itertools
@@ -29,7 +29,7 @@ CALLERS = 32
 _STREAMS = 4
 _ROUNDS = 3
 _EVENTS = 50_000
-"""Of one turn."""
+"""How many events a turn sends."""
 
 Send = Callable[[str, str, list[bytes], int], Sent]
 
@@ -44,7 +44,7 @@ class Shape:
     events_a_call: int
     target: float | None = None
     share: float = 1.0
-    """Of the events of a turn; small calls are slow."""
+    """The part of a turn's events that is sent; less where small calls are slow."""
     repeated: bool = False
     """Whether half of the events were sent before."""
     turns: list[Sent] = field(default_factory=list)
@@ -62,7 +62,7 @@ def _shapes() -> list[Shape]:
 
 
 def measure(scale: float) -> list[Figure]:
-    """All shapes in turns with the yardstick, on a suite of its own."""
+    """Measures all shapes in turns with the yardstick, on a suite of its own."""
     with open_stage() as stage:
         return _measure(stage, round(_EVENTS * scale))
 
@@ -87,7 +87,7 @@ def _measure(stage: Stage, events: int) -> list[Figure]:
 
 
 def requests_of(calls: int, events: int, rng: random.Random, *, repeated: bool = False) -> list[bytes]:
-    """Encoded batches; with `repeated` the second half of each was sent in the batch before it."""
+    """Encoded batches. With `repeated`, the second half of each is the first half of the batch before it."""
     if not repeated:
         return [batch(events, rng).SerializeToString() for _ in range(calls)]
     made = [batch(events // 2, rng) for _ in range(calls + 1)]
@@ -102,7 +102,7 @@ def _joined(new: ingest_pb2.IngestBatchRequest, old: ingest_pb2.IngestBatchReque
 
 
 def _figures(shape: Shape, yardstick: Yardstick) -> list[Figure]:
-    # Each turn beside the yardstick's of the same round.
+    # Each turn is divided by the yardstick's turn of the same round.
     ratios = [sent.rate / bare for sent, bare in zip(shape.turns, yardstick.rates, strict=True)]
     rate = statistics.median(sent.rate for sent in shape.turns)
     figures = [

@@ -1,6 +1,6 @@
-"""Puts a derived dataset into a site as if it had been ingested, aggregated and compacted; a test proves it equal.
+"""Loads a dataset into a site as if it had been ingested, aggregated and compacted. A test proves that it is equal.
 
-Events, visitors and sessions go through COPY from DuckDB's CSV; the rollups are made by bench/rollups.py.
+Events, visitors and sessions are copied from CSV files that DuckDB writes. bench/rollups.py makes the rollups.
 """
 
 import multiprocessing
@@ -20,7 +20,7 @@ from bench.rollups import BY_COST, copy_dimension
 from common.event_columns import EVENT_COLUMNS
 
 BATCH_EVENTS = 250
-"""Events that ingest would have stored as one batch: a few calls together."""
+"""Events of a batch, as ingest would have stored a few calls together."""
 
 _CHUNK_EVENTS = 250_000
 _PIECE_BYTES = 1 << 20
@@ -44,7 +44,7 @@ _TOUCH = "path, referrer, source, device, browser, os, country, utm_source, utm_
 
 
 def _touch(event: str) -> str:
-    """What an event says of where its visitor came from, as JSON; a merge into nothing leaves out what is absent."""
+    """SQL for the touch of an event as JSON. The merge into an empty object leaves out absent fields."""
     parts = ", ".join(f"'{name}': {event}.{name}" for name in _TOUCH.split(", "))
     return f"json_merge_patch('{{}}', to_json({{{parts}}}))"
 
@@ -63,8 +63,8 @@ _RESERVE_VISITORS = """
 INSERT INTO visitor_counters (site_id, next_no) SELECT %(site_id)s, count(*) FROM visitors WHERE site_id = %(site_id)s
 """
 
-# All of a site's events as reserved dedupe keys.
-_ARM_KEYS = """
+# Reserves the dedupe keys of all events of a site.
+_RESERVE_KEYS = """
 INSERT INTO ingest_dedupes (site_id, dedupe_key, expires_at) SELECT site_id, event_id, %(expires_at)s
 FROM events WHERE site_id = %(site_id)s
 """
@@ -76,7 +76,7 @@ FROM pg_index i LEFT JOIN pg_constraint c ON c.conindid = i.indexrelid WHERE i.i
 
 
 def load(file: Path, database_url: str, site_id: int) -> None:
-    """Loads everything of the file, except dedupe keys, into the site, which is empty and has one partition."""
+    """Loads the file into the site, without dedupe keys. The site must be empty and have one partition."""
     with psycopg.connect(database_url, autocommit=True) as connection:
         with open_dataset(file) as source:
             row = source.execute("SELECT count(*) FROM events").fetchone()
@@ -91,25 +91,25 @@ def load(file: Path, database_url: str, site_id: int) -> None:
         _copy_all(file, database_url, "visitors", _VISITORS, [{"site_id": site_id}])
         _copy_all(file, database_url, "sessions", _SESSIONS, [{"site_id": site_id}])
         connection.execute(_RESERVE_VISITORS, {"site_id": site_id})
-    # Processes, because making the sets is Python; started anew, because gRPC does not survive a fork.
+    # Processes, because the sets are made in Python; spawned, because gRPC does not survive a fork.
     with ProcessPoolExecutor(_WORKERS, mp_context=multiprocessing.get_context("spawn")) as pool:
         tasks = [pool.submit(copy_dimension, file, database_url, site_id, dimension) for dimension in BY_COST]
         for task in tasks:
             task.result()
 
 
-def arm_dedupe_keys(database_url: str, site_id: int) -> None:
-    """Remembers every event of the site for a day, as ingest would have."""
+def reserve_dedupe_keys(database_url: str, site_id: int) -> None:
+    """Reserves the dedupe keys of all events of the site for a day, as ingest would have."""
     with psycopg.connect(database_url, autocommit=True) as connection:
-        connection.execute(_ARM_KEYS, {"site_id": site_id, "expires_at": datetime.now(UTC) + timedelta(days=1)})
+        connection.execute(_RESERVE_KEYS, {"site_id": site_id, "expires_at": datetime.now(UTC) + timedelta(days=1)})
 
 
 @contextmanager
 def without_indexes(database_url: str, tables: Sequence[str] = TABLES) -> Iterator[None]:
-    """Drops the tables' indexes while the block fills them and builds them afterwards, which is faster by far.
+    """Drops the indexes of the tables while the block fills them, and builds them afterwards, which is far faster.
 
-    The rows come in the order of the indexes that grow at their right end, so those end as large as if they had
-    grown.
+    Rows are loaded in the order of the indexes that grow at their right end, so these are as large afterwards as if
+    they had grown.
     """
     with psycopg.connect(database_url, autocommit=True, options="-c maintenance_work_mem=1GB") as connection:
         rebuild = []
@@ -127,7 +127,7 @@ def without_indexes(database_url: str, tables: Sequence[str] = TABLES) -> Iterat
 
 
 def settle(database_url: str, tables: Sequence[str] = TABLES) -> None:
-    """Does what autovacuum would have done by now, so that it does not happen during a measurement."""
+    """Does the work of autovacuum and a checkpoint, so that it does not happen during a measurement."""
     with psycopg.connect(database_url, autocommit=True) as connection:
         for table in tables:
             connection.execute(f"VACUUM (ANALYZE) {table}")
@@ -145,13 +145,13 @@ def _copy_all(file: Path, database_url: str, table: str, query: str, chunks: Seq
 
 
 def _copy(source: duckdb.DuckDBPyConnection, database_url: str, table: str, query: str) -> None:
-    """Copies the query's rows into the table; its columns are named as the table's."""
+    """Copies the rows of the query into the table. The query's columns have the names of the table's."""
     columns = [column[0] for column in source.execute(f"SELECT * FROM ({query}) LIMIT 0").description or ()]
     with (
         tempfile.NamedTemporaryFile(prefix="footfall-rows-", suffix=".csv") as csv,
         psycopg.connect(database_url, options="-c timezone=UTC -c synchronous_commit=off") as connection,
     ):
-        # An absent text stays empty, an empty one is quoted.
+        # An absent text is an empty field, an empty text is quoted.
         source.execute(f"COPY ({query}) TO '{csv.name}' (FORMAT csv, DELIMITER '\t', HEADER false, NULLSTR '')")
         statement = f"COPY {table} ({', '.join(columns)}) FROM STDIN (FORMAT csv, DELIMITER E'\\t', NULL '')"
         with open(csv.name, "rb") as rows, connection.cursor() as cursor, cursor.copy(statement) as copy:

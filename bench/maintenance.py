@@ -1,8 +1,8 @@
-"""How fast each maintenance job is through gRPC, how long its longest page, and whether reports stay what they were.
+"""How fast each maintenance job is through gRPC, how long its longest chunk takes, and whether reports stay the same.
 
     python -m bench.maintenance [--events 1000000] [--days 40] [--partitions 8]
 
-A quarter of the days keeps its raw events, half its hours, three quarters their day rows and visitors.
+At the end raw events are kept for a quarter of the days, hour rows for half, day rows for three quarters.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from cli.suite import running_suite
 from common.db import plain_url
 
 SITE = "bench"
-SET_ASIDE = 20_000
+DEAD_LETTERS = 20_000
 STREAMS = 4
 
 # Makes the events of the newest pending batches dead letters, as if each had failed three times.
@@ -45,14 +45,14 @@ FROM chunk CROSS JOIN generate_series(first_ord, last_ord) AS ord
 
 
 class Timed(NamedTuple):
-    """A page's answer and how long it took."""
+    """The answer of a chunk, and how long it took."""
 
     answer: Any
     milliseconds: float
 
 
-def pages(ask: Callable[[str], Any]) -> Iterator[Timed]:
-    """Page after page until there is no more."""
+def chunks(ask: Callable[[str], Any]) -> Iterator[Timed]:
+    """Chunk after chunk until there is no more."""
     token = ""
     while True:
         began = time.perf_counter()
@@ -64,25 +64,25 @@ def pages(ask: Callable[[str], Any]) -> Iterator[Timed]:
 
 
 def run(name: str, ask: Callable[[str], Any], rows: Callable[[Any], int], between: Callable[[], None]) -> None:
-    """One job to its end; `between` is called before every tenth page of the first hundred, then before every 50th."""
+    """Runs a job to its end. `between` is called after every tenth of the first hundred chunks, then every 50th."""
     took: list[float] = []
     total = 0
-    for number, page in enumerate(pages(ask)):
-        total += rows(page.answer)
-        took.append(page.milliseconds)
+    for number, chunk in enumerate(chunks(ask)):
+        total += rows(chunk.answer)
+        took.append(chunk.milliseconds)
         if number % (10 if number < 100 else 50) == 0:
             between()
     seconds = sum(took) / 1000
     ranked = sorted(took)
     print(
-        f"{name:<10} {total:>10,} rows   {total / max(seconds, 1e-9):>9,.0f} rows/s   {len(took):>5} pages   "
-        f"page median {ranked[len(ranked) // 2]:>6.0f} ms   longest {ranked[-1]:>6.0f} ms",
+        f"{name:<10} {total:>10,} rows   {total / max(seconds, 1e-9):>9,.0f} rows/s   {len(took):>5} chunks   "
+        f"chunk median {ranked[len(ranked) // 2]:>6.0f} ms   longest {ranked[-1]:>6.0f} ms",
         flush=True,
     )
 
 
 def asked(query: Any, now: int, days: int) -> list[bytes]:
-    """A set of reports over what remains: raw edges, whole hours and whole days."""
+    """Three dashboards over data that stays: with edges of raw events, of whole hours, and of whole days."""
     quarter = days // 4
     spans = (
         (now - (quarter - 1) * DAY + 1_234, now - 4_321, query_pb2.INTERVAL_HOUR),
@@ -98,14 +98,14 @@ def asked(query: Any, now: int, days: int) -> list[bytes]:
             request.tops.add(dimension=dimension, limit=50)
         dashboard = query.GetDashboard(request).dashboard
         if not dashboard.metadata.exact:
-            raise SystemExit(f"a report over what remains is not exact: {dashboard.metadata}")
+            raise SystemExit(f"a report over data that stays is not exact: {dashboard.metadata}")
         dashboard.ClearField("metadata")
         found.append(dashboard.SerializeToString(deterministic=True))
     return found
 
 
 def main() -> None:
-    """Prints a line per job."""
+    """Prints a line for each job."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=int, default=1_000_000)
     parser.add_argument("--days", type=int, default=40)
@@ -121,7 +121,7 @@ def main() -> None:
 
 
 def bench(admin: Any, query: Any, ingest: Any, database_url: str, options: argparse.Namespace) -> None:
-    """Everything, on one site."""
+    """Runs all jobs on one site."""
     now = int(time.time())
     start = now - options.days * DAY
     settings = admin_pb2.SiteSettings(
@@ -143,7 +143,7 @@ def bench(admin: Any, query: Any, ingest: Any, database_url: str, options: argpa
     seconds = time.perf_counter() - began
     print(f"ingest     {accepted:>10,} rows   {accepted / seconds:>9,.0f} rows/s", flush=True)
     with psycopg.connect(plain_url(database_url), autocommit=True) as database:
-        database.execute(_ADD_DEAD_LETTERS, (min(SET_ASIDE, options.events // 10),))
+        database.execute(_ADD_DEAD_LETTERS, (min(DEAD_LETTERS, options.events // 10),))
 
         def nothing() -> None:
             pass
@@ -163,19 +163,19 @@ def bench(admin: Any, query: Any, ingest: Any, database_url: str, options: argpa
         def prune(_: str) -> Any:
             return admin.PruneExpired(admin_pb2.PruneExpiredRequest())
 
-        run("aggregate", aggregate, lambda page: page.aggregated, nothing)
-        run("retry", retry, lambda page: page.requeued, nothing)
-        run("aggregate", aggregate, lambda page: page.aggregated, nothing)
+        run("aggregate", aggregate, lambda chunk: chunk.aggregated, nothing)
+        run("retry", retry, lambda chunk: chunk.requeued, nothing)
+        run("aggregate", aggregate, lambda chunk: chunk.aggregated, nothing)
         before = asked(query, now, options.days)
         compared = 0
 
         def same() -> None:
             nonlocal compared
             if asked(query, now, options.days) != before:
-                raise SystemExit("a report over what remains has changed")
+                raise SystemExit("a report over data that stays has changed")
             compared += 1
 
-        run("compact", compact, lambda page: page.compacted_shards, same)
+        run("compact", compact, lambda chunk: chunk.compacted_shards, same)
         same()
         quarter = options.days // 4
         shorter = admin_pb2.SiteSettings(
@@ -193,18 +193,18 @@ def bench(admin: Any, query: Any, ingest: Any, database_url: str, options: argpa
         )
         sums: dict[str, int] = {}
 
-        def cleaned(page: Any) -> int:
+        def cleaned(chunk: Any) -> int:
             kinds = ("events", "sessions", "hourly_rollups", "daily_rollups", "visitors")
             for kind in kinds:
-                sums[kind] = sums.get(kind, 0) + getattr(page, kind)
-            return sum(getattr(page, kind) for kind in kinds)
+                sums[kind] = sums.get(kind, 0) + getattr(chunk, kind)
+            return sum(getattr(chunk, kind) for kind in kinds)
 
         run("cleanup", cleanup, cleaned, same)
         same()
         print("           of them " + ", ".join(f"{count:,} {kind}" for kind, count in sums.items()))
-        run("prune", prune, lambda page: page.deleted, same)
+        run("prune", prune, lambda chunk: chunk.deleted, same)
         same()
-        print(f"{compared} times 3 dashboards over what remains were the same")
+        print(f"3 dashboards over data that stays were compared {compared} times and were the same")
 
 
 if __name__ == "__main__":

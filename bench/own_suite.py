@@ -1,4 +1,4 @@
-"""A suite of its own for a benchmark: a temporary folder, the services, what they use and what they hold."""
+"""A suite of its own for a benchmark: a temporary folder, the services, further processes, and their memory."""
 
 import os
 import shutil
@@ -30,7 +30,7 @@ MEGABYTE = 1_000_000
 
 @dataclass
 class Stage:
-    """A running suite. Nothing in it runs by itself unless the stage was opened so."""
+    """A running suite. It runs no jobs by itself, unless the environment turned the schedule on."""
 
     folder: Path
     connection: Connection
@@ -38,7 +38,7 @@ class Stage:
     environment: Mapping[str, str] = field(repr=False)
 
     def create_site(self, slug: str, *, partitions: int = 1, days: int = 36_500) -> str:
-        """Makes a site that keeps everything for so many days; returns its write key."""
+        """Creates a site with all retentions of `days` days. Returns its write key."""
         settings = admin_pb2.SiteSettings(
             retention_days=days, daily_rollup_retention_days=days, rollup_shard_count=partitions
         )
@@ -47,7 +47,7 @@ class Stage:
         return str(made.write_key)
 
     def site_id(self, slug: str) -> int:
-        """The number under which the site's rows are stored."""
+        """The site's number in the database."""
         with self.database() as connection:
             row = connection.execute("SELECT site_id FROM sites WHERE slug = %s", (slug,)).fetchone()
         assert row is not None, slug
@@ -55,12 +55,12 @@ class Stage:
 
     @contextmanager
     def database(self) -> Iterator[psycopg.Connection[Any]]:
-        """A connection of the benchmark's own, in autocommit."""
+        """A connection to the suite's database, in autocommit."""
         with psycopg.connect(self.database_url, autocommit=True, options="-c timezone=UTC") as connection:
             yield connection
 
     def service_pid(self, service: str) -> int:
-        """The suite's process of a service."""
+        """The id of the suite's process of a service."""
         for child in psutil.Process().children():
             if f"{service}_svc" in child.cmdline():
                 return int(child.pid)
@@ -68,7 +68,7 @@ class Stage:
 
     @contextmanager
     def another(self, service: str, **environment: str) -> Iterator[tuple[Connection, int]]:
-        """One more process of a service: how to reach it, and its id. It is stopped by that id."""
+        """Runs one more process of a service while the block runs. Gives a connection to it, and its process id."""
         label = f"{service}-{time.monotonic_ns()}"
         address_file = self.folder / f"{label}.address"
         settings = {
@@ -104,15 +104,15 @@ class Stage:
 
 @contextmanager
 def open_stage(**environment: str) -> Iterator[Stage]:
-    """Starts a suite on an embedded Postgres in a temporary folder; afterwards nothing of it is left.
+    """Starts a suite on an embedded Postgres in a temporary folder, which is deleted afterwards.
 
-    `environment` is added to what the services are given, such as FOOTFALL_SCHEDULE="on".
+    `environment` is added to the environment of the services, such as FOOTFALL_SCHEDULE="on".
     """
-    # What is set for another installation must not reach this one, and least of all its database.
+    # Settings of another installation must not be used here, above all not its database.
     own = {name: value for name, value in os.environ.items() if not name.startswith("FOOTFALL_")}
     own |= {"FOOTFALL_SCHEDULE": "off", **environment}
     folder = Path(tempfile.mkdtemp(prefix="footfall-bench-"))
-    # Run as root, Postgres is another user, who must get to its data.
+    # When this runs as root, Postgres runs as another user, who needs access to its data.
     folder.chmod(0o755)
     try:
         with running_suite(folder, (0, 0, 0), own) as connection:
@@ -134,7 +134,7 @@ def _remove(folder: Path) -> None:
 
 @contextmanager
 def peak_memory(pids: Sequence[int]) -> Iterator[list[float]]:
-    """The largest resident size of each process while the block runs, in MB; filled in as it runs."""
+    """The peak resident size of each process while the block runs, in MB. The list is updated meanwhile."""
     peaks = [0.0] * len(pids)
     stopping = threading.Event()
 

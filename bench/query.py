@@ -1,10 +1,10 @@
-"""How long a full dashboard of seven reports over 10 M events takes, beside DuckDB and plain SQL on the same events.
+"""How long a full dashboard of seven reports over 10 M events takes, compared with DuckDB and plain SQL.
 
     python -m bench.query [--scale 0.1] [--json FILE]
 
-The product is asked through gRPC; the events of DuckDB are in a table of its own, and it has two threads; the
-plain `count(DISTINCT)` runs once, in the same Postgres. Everything but that is a median of warm runs. The answers of
-all three must be equal.
+The product is called through gRPC. DuckDB has the same events in a table of its own, and two threads. Plain SQL with
+`count(DISTINCT)` runs once, in the same Postgres. All other figures are medians of warm runs. The answers of all three
+must be equal.
 """
 
 import statistics
@@ -29,7 +29,7 @@ OVER_PLAIN_SQL = 200.0
 _ROUNDS = 10
 _DUCKDB_ROUNDS = 3
 
-# The same counts where visitors are numbered, keys coded and hours cut beforehand: DuckDB at its best.
+# The same counts with visitors numbered, keys coded and hours computed beforehand, which is the best case for DuckDB.
 _FACTS_TOP = """
 SELECT key_{0}, count(*), count(DISTINCT visitor_no) FROM event_facts WHERE key_{0} >= 0
 GROUP BY 1 ORDER BY 2 DESC LIMIT 10
@@ -49,7 +49,7 @@ def measure(scale: float) -> list[Figure]:
 
 
 def measure_site(stage: Stage, site: BigSite) -> list[Figure]:
-    """The figures of a loaded site, which is the only one with many events."""
+    """The figures for a loaded site, which must be the only one with many events."""
     client = Client(stage.connection, site.slug, site.span)
     with peak_memory([stage.service_pid("query")]) as peaks:
         answered = client.read()
@@ -66,11 +66,11 @@ def measure_site(stage: Stage, site: BigSite) -> list[Figure]:
     return [
         Figure(PART, "dashboard: how many times faster than DuckDB", by_duckdb / seven, "×", OVER_DUCKDB),
         Figure(PART, "dashboard: how many times faster than plain SQL", by_plain_sql / seven, "×", OVER_PLAIN_SQL),
-        Figure(PART, "the same over DuckDB with visitors numbered and keys coded", by_facts / seven, "×"),
+        Figure(PART, "the same for DuckDB with visitors numbered and keys coded", by_facts / seven, "×"),
         Figure(PART, "events", site.shape.events),
         Figure(PART, "dashboard, seven calls in turn", seven * 1e3, "ms"),
         Figure(PART, "dashboard, one GetDashboard", whole * 1e3, "ms"),
-        Figure(PART, "dashboard whose both ends lie within an hour", odd * 1e3, "ms"),
+        Figure(PART, "dashboard with both bounds inside hours", odd * 1e3, "ms"),
         *(Figure(PART, f"  {report}", seconds * 1e3, "ms") for report, seconds in by_report.items()),
         Figure(PART, "DuckDB, seven statements", by_duckdb * 1e3, "ms"),
         Figure(PART, "DuckDB with visitors numbered and keys coded", by_facts * 1e3, "ms"),
@@ -80,7 +80,7 @@ def measure_site(stage: Stage, site: BigSite) -> list[Figure]:
 
 
 def dashboard_seconds(client: Client, rounds: int = _ROUNDS) -> float:
-    """The seven reports, one after the other."""
+    """Median seconds of the seven reports, called one after the other."""
 
     def ask_all() -> None:
         for report in REPORTS:
@@ -90,7 +90,7 @@ def dashboard_seconds(client: Client, rounds: int = _ROUNDS) -> float:
 
 
 def _duckdb(site: BigSite, answered: Dashboard) -> tuple[float, float]:
-    """Seconds of the dashboard over the events as they are, and over the facts made of them."""
+    """Median seconds of the dashboard over the events, and over the facts made of them."""
     with duckdb.connect(site.file, read_only=True, config={"threads": 2}) as connection:
 
         def run(statement: str) -> list[tuple[Any, ...]]:
@@ -122,11 +122,11 @@ def _naive(instant: datetime) -> str:
 
 
 def _compare(answered: Dashboard, found: Dashboard, whose: str) -> None:
-    """Raises AssertionError: a figure about a wrong answer would be worth nothing."""
+    """Raises AssertionError if the answers differ, because figures of wrong answers mean nothing."""
     for field in Dashboard._fields:
         own, other = getattr(answered, field), getattr(found, field)
         if own != other:
-            raise AssertionError(f"{field} is {own!r} here and {other!r} from {whose}")
+            raise AssertionError(f"{field} is {own!r} from Footfall and {other!r} from {whose}")
 
 
 def _median(ask: Callable[[], object], rounds: int) -> float:

@@ -1,4 +1,4 @@
-"""The compacted rollup rows of a dataset, one dimension after the other: counted with numpy, encoded by the product."""
+"""Makes the compacted rollup rows of a dataset, one dimension after the other. numpy counts, the product encodes."""
 
 from array import array
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from common.intervals import RollupInterval
 from common.visitor_sets import encode_counts, encode_set
 
 BY_COST = (2, ENTRY_PAGE.number, EXIT_PAGE.number, 3, *sorted({OVERVIEW.number, *BY_NUMBER} - {2, 3, 11, 12}))
-"""Every dimension, those with most rows first, so that two workers end together."""
+"""The numbers of all dimensions, those with most rows first, so that two workers end at about the same time."""
 
 _EVENT_FACTS = "SELECT hour, key_{0} AS key, visitor_no, pageview FROM event_facts WHERE key_{0} >= 0"
 _SESSION_FACTS = """
@@ -38,7 +38,7 @@ Numbers = NDArray[np.int64]
 
 
 class Facts(NamedTuple):
-    """Columns of event_facts or session_facts of one dimension, by name; all of one length."""
+    """The columns of event_facts or session_facts of one dimension, by name. All have the same length."""
 
     columns: dict[str, Numbers]
 
@@ -66,7 +66,7 @@ def copy_dimension(file: Path, database_url: str, site_id: int, dimension: int) 
 
 
 def _rows(events: Facts | None, sessions: Facts, keys: list[str], hours: int) -> Iterator[str]:
-    """Each bucket's and key's row from `bucket_start` on, as COPY reads it; a bucket is `hours` long."""
+    """The row of each bucket and key, from `bucket_start` on, in the format of COPY. A bucket is `hours` long."""
     members = sessions if events is None else events
     if not len(members.hour):
         return
@@ -77,7 +77,7 @@ def _rows(events: Facts | None, sessions: Facts, keys: list[str], hours: int) ->
         return (facts.hour // hours - first) * len(keys) + facts.key
 
     def total(at: Numbers, values: Numbers) -> Numbers:
-        # Exact: bincount adds in floats, and no sum here comes near 2^53.
+        # bincount adds floats. The sums are exact, because none of them is near 2^53.
         return np.bincount(at, weights=values, minlength=places).astype(np.int64)
 
     at, started = place_of(members), place_of(sessions)
@@ -114,7 +114,7 @@ def _encoded_counts(at: Numbers, visitors: Numbers) -> Iterator[tuple[int, bytes
 
 
 def _groups(codes: Numbers) -> Iterator[tuple[int, int, int]]:
-    """Place, begin and end of each run of one place in the sorted codes."""
+    """Place, begin and end of each run of codes with one place. `codes` must be sorted."""
     places, begins = np.unique(codes >> _VISITOR_BITS, return_index=True)
     ends = [*begins[1:].tolist(), len(codes)]
     return zip(places.tolist(), begins.tolist(), ends, strict=True)

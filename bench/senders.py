@@ -1,4 +1,4 @@
-"""Sending encoded batches: many callers at once, open streams, or at a fixed rate."""
+"""Sends encoded batches: from many callers at once, over open streams, or at a fixed rate."""
 
 import asyncio
 import statistics
@@ -13,14 +13,14 @@ from footfall.ingest.v1 import ingest_pb2
 
 _SERVICE = "/footfall.ingest.v1.IngestService/"
 _IN_FLIGHT = 8
-"""Requests that a stream's sender has unanswered at most."""
+"""How many unanswered requests a stream has at most."""
 
 Channel = grpc.aio.Channel
 
 
 @dataclass
 class Sent:
-    """What became of a load."""
+    """The answers to a load."""
 
     seconds: float = 0.0
     accepted: int = 0
@@ -36,11 +36,11 @@ class Sent:
         return (self.accepted + self.duplicate) / self.seconds
 
     def percentile(self, percent: int) -> float:
-        """Of the latencies, in ms."""
+        """The percentile of the latencies, in ms."""
         return statistics.quantiles(self.latencies, n=100)[percent - 1] * 1e3
 
     def count(self, answer: Any, began: float) -> None:
-        """Takes note of an answer to what was sent at `began`."""
+        """Adds an answer to a request that was sent at `began`."""
         assert answer.rejected == 0, answer.errors[0]
         self.latencies.append(time.perf_counter() - began)
         self.accepted += answer.accepted
@@ -48,7 +48,7 @@ class Sent:
 
 
 def call_all(address: str, key: str, requests: Sequence[bytes], callers: int) -> Sent:
-    """Sends the requests by IngestBatch from `callers` callers, each of which waits for its answer."""
+    """Sends the requests by IngestBatch from `callers` callers. Each waits for its answer before it sends the next."""
     return asyncio.run(_call_all(address, key, requests, callers))
 
 
@@ -58,7 +58,7 @@ def stream_all(address: str, key: str, requests: Sequence[bytes], streams: int) 
 
 
 def offer(address: str, key: str, requests: Sequence[bytes], calls_a_second: float) -> Sent:
-    """Sends the requests by IngestBatch at a fixed rate, whether or not those before are answered."""
+    """Sends the requests by IngestBatch at a fixed rate, whether or not earlier ones are answered."""
     return asyncio.run(_offer(address, key, requests, calls_a_second))
 
 
@@ -116,7 +116,7 @@ async def _offer(address: str, key: str, requests: Sequence[bytes], calls_a_seco
 
         async def send(request: bytes, due: float) -> None:
             try:
-                # From when it was due: waiting for a sender that is late is waiting too.
+                # The latency begins when the request was due, so that it includes the time by which the sender is late.
                 sent.count(await call(request, metadata=metadata), due)
             except grpc.aio.AioRpcError:
                 sent.refused += 1
@@ -134,7 +134,7 @@ async def _offer(address: str, key: str, requests: Sequence[bytes], calls_a_seco
 
 @asynccontextmanager
 async def _open(address: str, key: str) -> AsyncIterator[tuple[Channel, Any]]:
-    """A channel that is connected and a key that is known."""
+    """A connected channel, and the metadata of a key that the server has cached."""
     metadata = (("x-write-key", key),)
     async with grpc.aio.insecure_channel(address) as channel:
         await _unary(channel)(b"", metadata=metadata)

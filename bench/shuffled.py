@@ -1,8 +1,8 @@
-"""Whether many events that arrive shuffled and repeated are counted right: `footfall verify` on a suite of its own.
+"""Checks the answers when many events arrive shuffled and repeated: runs `footfall verify` on a suite of its own.
 
     python -m bench.shuffled [--events 200000] [--partitions 4] [--callers 8] [--repeats 0.1]
 
-Exits with 1 if an answer differs from the recount or an event was not counted once.
+Exits with 1 if an answer differs from the recount or an event was not aggregated exactly once.
 """
 
 import argparse
@@ -34,14 +34,14 @@ SPAN = START - timedelta(days=1), START + timedelta(days=365)
 BATCH = 500
 _EVENTS_A_VISITOR = 20
 _TIMEOUT = 30 * 60 * 1_000_000
-# What lies between two events of a visitor, in µs: about the session timeout and far from it.
+# The gaps between two events of a visitor, in µs: close to the session timeout and far from it.
 _STEPS = (0, 1, 1_000_000, 300_000_000, _TIMEOUT - 1, _TIMEOUT, _TIMEOUT + 1, 4 * _TIMEOUT, 40 * _TIMEOUT)
 _KINDS = (event_pb2.EVENT_TYPE_PAGEVIEW, event_pb2.EVENT_TYPE_TRACK, event_pb2.EVENT_TYPE_IDENTIFY)
 _POLL_SECONDS = 0.2
 
 
 def made_up(count: int, rng: random.Random) -> Iterator[ingest_pb2.Event]:
-    """Events of some days, each visitor's in the order of time, with ids that tell nothing of it."""
+    """Events of some days. Those of a visitor are in order of time; their ids are in no order."""
     for number in range(count):
         if number % _EVENTS_A_VISITOR == 0:
             visitor, at = f"visitor {number // _EVENTS_A_VISITOR}", rng.randrange(6 * 86_400) * 1_000_000
@@ -63,14 +63,14 @@ def made_up(count: int, rng: random.Random) -> Iterator[ingest_pb2.Event]:
                 utm_source=rng.choice(("", "", "newsletter")),
             ),
         )
-        # Without an id the content is what makes it one event: this tells any two apart.
+        # An event without an id is identified by its content, so this makes each one different.
         event.properties.update({"number": number})
         event.occurred_at.FromDatetime(START + timedelta(microseconds=at))
         yield event
 
 
 def send(connection: Connection, key: str, events: Sequence[ingest_pb2.Event], callers: int) -> tuple[int, int]:
-    """Sends the events in batches from several threads; how many were accepted and how many were duplicates."""
+    """Sends the events in batches from several threads. Returns how many were accepted and how many were duplicates."""
     batches = [events[at : at + BATCH] for at in range(0, len(events), BATCH)]
     with connection.open_ingest() as ingest, ThreadPoolExecutor(callers) as threads:
 
@@ -84,8 +84,8 @@ def send(connection: Connection, key: str, events: Sequence[ingest_pb2.Event], c
     return sum(answer.accepted for answer in answers), sum(answer.duplicate for answer in answers)
 
 
-def until_counted(connection: Connection) -> int:
-    """Waits until nothing is pending; how many events are counted."""
+def wait_until_aggregated(connection: Connection) -> int:
+    """Waits until nothing is pending. Returns how many events are aggregated."""
     with connection.open_query() as query:
         while True:
             told = query.GetOverview(query_pb2.GetOverviewRequest(site=SITE, range=time_range(*SPAN)))
@@ -95,7 +95,7 @@ def until_counted(connection: Connection) -> int:
 
 
 def check(folder: Path, options: argparse.Namespace) -> bool:
-    """Sends, waits and verifies; whether everything was right."""
+    """Sends, waits and verifies. Returns whether everything was right."""
     rng = random.Random(options.seed)  # the same events every time
     began = time.perf_counter()
 
@@ -108,7 +108,7 @@ def check(folder: Path, options: argparse.Namespace) -> bool:
     events = list(made_up(options.events, rng))
     repeats = rng.choices(events, k=int(len(events) * options.repeats))
     arriving = rng.sample([*events, *repeats], len(events) + len(repeats))
-    lap("made up and shuffled")
+    lap("generated and shuffled")
     with running_suite(folder, (0, 0, 0), os.environ) as connection:
         settings = admin_pb2.SiteSettings(retention_days=36_500, rollup_shard_count=options.partitions)
         with connection.open_admin() as admin:
@@ -116,9 +116,9 @@ def check(folder: Path, options: argparse.Namespace) -> bool:
         began = time.perf_counter()
         told = send(connection, key, arriving, options.callers)
         lap(f"sent: {told[0]:,} accepted, {told[1]:,} duplicates")
-        counted = until_counted(connection)
-        lap(f"aggregated the rest: {counted:,} events counted")
-        right = told == (len(events), len(repeats)) and counted == len(events)
+        aggregated = wait_until_aggregated(connection)
+        lap(f"aggregated the rest: {aggregated:,} events in all")
+        right = told == (len(events), len(repeats)) and aggregated == len(events)
         if not right:
             print(f"{len(events):,} events and {len(repeats):,} repeats were sent", file=sys.stderr)
         try:

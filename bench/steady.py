@@ -2,9 +2,9 @@
 
     python -m bench.steady [--rate 2000] [--seconds 300]
 
-Before it starts, two days of events are counted, which then expire; keys expire after a minute; some events have
-failed. Every 10 s it prints what waits: pending events, unfolded deltas, dead rows. At the end it says of each whether
-it stayed level: the median of the last third at most half as much again as that of the middle third.
+Before it starts, two days of events are aggregated, which then expire. Dedupe keys expire after a minute, and some
+events are dead letters. Every 10 s it prints the backlogs: pending events, deltas not yet compacted, dead rows. At the
+end it says of each whether it stayed level: the median of the last third is at most 1.5 times that of the middle third.
 """
 
 import argparse
@@ -32,18 +32,18 @@ SITE = "steady"
 EVERY = 10.0
 BEFORE = 100_000
 SLACK = {"pending": 4_000, "deltas": 20_000, "dead": 50_000}
-"""Changes below this do not count."""
+"""A backlog up to this size is level, whatever it was before."""
 
-# Makes aggregated events dead letters as if they had failed a day ago: the retry job queues them again.
+# Makes aggregated events dead letters, as if they had failed a day ago. The retry job queues them again.
 _FAIL = """
 INSERT INTO failed_events (site_id, batch_id, ord, partition, attempts, received_at, failed_at, error)
-SELECT site_id, batch_id, ord, 0, 3, received_at, now() - interval '1 day', 'set aside by the benchmark'
+SELECT site_id, batch_id, ord, 0, 3, received_at, now() - interval '1 day', 'made by the benchmark'
 FROM events LIMIT 500
 """
 
 
 def paced(rate: int, seconds: float) -> Iterator[ingest_pb2.IngestStreamRequest]:
-    """Batches of the present at a rate; it does not catch up by more than a second of what it missed."""
+    """Batches of the present at a rate. If it is late, it catches up by one second at most."""
     rng = random.Random(2)  # the same load every time
     until = time.monotonic() + seconds
     due = time.monotonic()
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def state(admin: Any) -> tuple[Any, dict[str, int]]:
-    """The site's state, and what waits."""
+    """The answer of GetStatus, and the backlogs."""
     status = admin.GetStatus(admin_pb2.GetStatusRequest(site=SITE))
     [site] = status.sites
     dead = sum(table.dead_rows for table in status.tables)
@@ -81,7 +81,7 @@ def state(admin: Any) -> tuple[Any, dict[str, int]]:
 
 
 def steady(admin: Any, ingest: Any, database_url: str, options: argparse.Namespace) -> None:
-    """The history, then the stream, watched from beside."""
+    """Sends the history and then the stream, and prints the backlogs meanwhile."""
     settings = admin_pb2.SiteSettings(
         retention_days=10, dedupe_retention=duration_pb2.Duration(seconds=60), rollup_shard_count=options.partitions
     )
@@ -92,7 +92,7 @@ def steady(admin: Any, ingest: Any, database_url: str, options: argparse.Namespa
         time.sleep(0.5)
     with psycopg.connect(plain_url(database_url), autocommit=True) as database:
         database.execute(_FAIL)
-    # An event counted before and queued again is counted twice: only the load matters here, not the numbers.
+    # These events were aggregated before and so are aggregated twice. Only the load matters here, not the numbers.
     request = admin_pb2.UpdateSiteRequest(
         site=admin_pb2.Site(slug=SITE, settings=admin_pb2.SiteSettings(retention_days=1)),
         update_mask=field_mask_pb2.FieldMask(paths=["settings.retention_days"]),
@@ -123,7 +123,7 @@ def steady(admin: Any, ingest: Any, database_url: str, options: argparse.Namespa
     seconds = time.monotonic() - began
     print(f"{sum(accepted):,} events acknowledged, {sum(accepted) / seconds:,.0f} a second")
     for run in (*site.jobs, *status.jobs):
-        print(f"last run of {run.job}: {run.pages:,} pages, {run.rows:,} rows {run.error}")
+        print(f"last run of {run.job}: {run.pages:,} chunks, {run.rows:,} rows {run.error}")
     third = len(seen) // 3
     for name, slack in SLACK.items():
         middle, last = (

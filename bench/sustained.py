@@ -2,10 +2,10 @@
 
     python -m bench.sustained [--scale 0.1] [--json FILE]
 
-Batches of 50 events are offered at a fixed rate, whether or not those before are answered, while the admin process
-aggregates and folds by itself. A rate is sustained when no call is refused, all of it is acknowledged in
-time, and at the end no acknowledged event has waited 2 s to be counted. Short runs, of which more is asked
-because a backlog has less time to grow, look for the rate; a run of a minute has to confirm it.
+Batches of 50 events are sent at a fixed rate, whether or not earlier ones are answered, while the admin process
+aggregates and compacts by itself. A rate is sustained if no call is refused, events are acknowledged at 97 % of it at
+least, and at the end no acknowledged event has been pending for 2 s. Short runs search for the rate, with a limit of
+1 s, because a backlog has less time to grow. A run of a minute has to confirm it.
 """
 
 import random
@@ -33,37 +33,37 @@ _SEARCH_LAG_SECONDS = 1.0
 _SEARCHES = 4
 _STEP = 1.3
 _CAUTION = 0.85
-"""What is confirmed is a little less than what the run before bore."""
+"""The rate of a confirming run, as a part of what the runs before have sustained."""
 _CONFIRMATIONS = 2
 _EVENTS_A_CALL = 50
 _YARDSTICK_EVENTS = 50_000
 _IN_TIME = 0.97
-"""Of the offered rate that is acknowledged."""
+"""The part of the offered rate that must be acknowledged."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What became of an offered rate."""
+    """The result of offering a rate."""
 
     offered: float
     """Events a second."""
     sent: Sent
     lag: float
-    """Seconds that the oldest event not counted yet has waited when the last one is acknowledged."""
+    """For how many seconds the oldest pending event has waited when the last event is acknowledged."""
 
     @property
-    def borne(self) -> float:
-        """Events a second that were counted: what the lag says came in too late was not."""
+    def aggregated_rate(self) -> float:
+        """Events a second that were aggregated: those of the last `lag` seconds were not."""
         return self.sent.rate * max(0.0, 1 - self.lag / self.sent.seconds)
 
     def is_sustained(self, lag_seconds: float) -> bool:
-        """Whether all of it was taken in time and nothing waits longer than that."""
+        """Whether no call was refused, enough was acknowledged, and no event waits as long as `lag_seconds`."""
         in_time = self.sent.rate >= _IN_TIME * self.offered
         return not self.sent.refused and in_time and self.lag < lag_seconds
 
 
 def measure(scale: float) -> list[Figure]:
-    """Searches and confirms, on a suite of its own; `scale` shortens the runs."""
+    """Searches for the rate and confirms it, on a suite of its own. `scale` shortens the runs."""
     with open_stage(FOOTFALL_SCHEDULE="on") as stage:
         yardstick = Yardstick(stage.database_url)
         yardstick.run(round(_YARDSTICK_EVENTS * min(1.0, scale * 4)))
@@ -74,12 +74,12 @@ def measure(scale: float) -> list[Figure]:
         for _ in range(_CONFIRMATIONS - 1):
             if run.is_sustained(LAG_SECONDS):
                 break
-            run = load.run(_CAUTION * run.borne, _SECONDS * scale)
+            run = load.run(_CAUTION * run.aggregated_rate, _SECONDS * scale)
         yardstick.run(round(_YARDSTICK_EVENTS * min(1.0, scale * 4)))
     sustained = run.offered if run.is_sustained(LAG_SECONDS) else 0.0
     return [
         Figure(PART, "all three together, over the bare loop", sustained / yardstick.rate, "×", OVER_BARE),
-        Figure(PART, "sustained rate (0: the last run was not)", sustained, "events/s"),
+        Figure(PART, "sustained rate (0 = the last run was not sustained)", sustained, "events/s"),
         Figure(PART, "lag at the end of the last run", run.lag, "s", LAG_SECONDS, at_least=False),
         Figure(PART, "rate offered in the last run", run.offered, "events/s"),
         Figure(PART, "p50 of a call", run.sent.percentile(50), "ms"),
@@ -89,20 +89,20 @@ def measure(scale: float) -> list[Figure]:
 
 
 def _search(load: "_Load", start: float, seconds: float) -> float:
-    """The highest rate that a few short runs bore, less some; up and down in steps, then halfway between."""
-    rate, borne, too_much = start, 0.0, 0.0
+    """85 % of the highest rate that a few short runs sustain: found in steps up or down, then by halving."""
+    rate, sustained, too_much = start, 0.0, 0.0
     for _ in range(_SEARCHES):
         if load.run(rate, seconds).is_sustained(_SEARCH_LAG_SECONDS):
-            borne = max(borne, rate)
+            sustained = max(sustained, rate)
         else:
             too_much = min(too_much or rate, rate)
-        both = borne and too_much
-        rate = (borne + too_much) / 2 if both else rate * _STEP if borne else rate / _STEP
-    return _CAUTION * (borne or rate)
+        both = sustained and too_much
+        rate = (sustained + too_much) / 2 if both else rate * _STEP if sustained else rate / _STEP
+    return _CAUTION * (sustained or rate)
 
 
 class _Load:
-    """Offers rates to one site, each when what came before has been counted."""
+    """Offers rates to one site. Each run begins when no event is pending."""
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
@@ -110,7 +110,7 @@ class _Load:
         self._rng = random.Random(1)
 
     def run(self, events_a_second: float, seconds: float) -> Run:
-        """Offers the rate for so long."""
+        """Offers the rate for `seconds`."""
         calls_a_second = events_a_second / _EVENTS_A_CALL
         requests = requests_of(max(100, round(calls_a_second * seconds)), _EVENTS_A_CALL, self._rng)
         while self.lag():
@@ -124,7 +124,7 @@ class _Load:
         return run
 
     def lag(self) -> float:
-        """Seconds that the oldest event not counted yet has waited; 0 when all are counted."""
+        """For how many seconds the oldest pending event has waited; 0 if none is pending."""
         span = time_range_pb2.TimeRange()
         span.start_time.FromDatetime(START)
         span.end_time.FromDatetime(START.replace(day=2))

@@ -1,8 +1,8 @@
-"""The yardstick of everything that writes: what one bare psycopg connection stores in the same tables.
+"""The yardstick for everything that writes: what one bare psycopg connection stores in the same tables.
 
-It runs the same two statements of the same shape as ingest, the insert of the dedupe keys and the COPY of the
-events, 2,000 rows a transaction, with the rows made ready beforehand. It takes turns with what it is held against,
-because the figures of a machine that others use too mean something only beside each other.
+It runs the two statements of ingest (the INSERT of the dedupe keys and the COPY of the events) in the same shape, 2,000
+rows a transaction, with the rows prepared beforehand. It takes turns with what is measured, because on a machine that
+others use too a figure alone means little.
 """
 
 import itertools
@@ -23,7 +23,7 @@ from common.event_columns import EVENT_COLUMNS
 ROWS_A_TRANSACTION = 2_000
 _EVENTS_A_BATCH = 50
 _SITE_ID = -1
-"""A site that does not exist: nothing else stores or reads its rows."""
+"""A site that does not exist, so nothing else stores or reads its rows."""
 
 _CONTEXT = ("source", "device", "browser", "os", "country", "utm_source", "utm_medium", "utm_campaign")
 
@@ -35,7 +35,7 @@ _COPY = f"COPY events ({', '.join(EVENT_COLUMNS)}) FROM STDIN WITH (NULL '')"
 
 
 class Yardstick:
-    """Stores new events of a site of its own, which does not exist, a run at a time."""
+    """Stores new events of a site that does not exist, in runs."""
 
     def __init__(self, database_url: str, seed: int = 2) -> None:
         self._database_url = database_url
@@ -45,7 +45,7 @@ class Yardstick:
         """Events a second of each run."""
 
     def run(self, events: int) -> float:
-        """Stores so many events; returns how many a second that were."""
+        """Stores `events` events. Returns how many a second these were."""
         batches = max(1, events // _EVENTS_A_BATCH)
         now = datetime.now(UTC)
         rows = [row for _ in range(batches) for row in _rows(batch(_EVENTS_A_BATCH, self._rng), now)]
@@ -76,7 +76,7 @@ class Yardstick:
 
 
 def _rows(request: ingest_pb2.IngestBatchRequest, received_at: datetime) -> list[tuple[str, str]]:
-    """The dedupe key of each event and its columns from occurred_at on, as text; made-up events need no escapes."""
+    """The dedupe key of each event, and its columns from occurred_at on, as text. Generated events need no escapes."""
     shared = request.defaults
     who = (shared.visitor_id, shared.session_id, shared.user_id)
     context = [getattr(shared.context, name) for name in _CONTEXT]

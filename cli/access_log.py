@@ -1,4 +1,4 @@
-"""Reads access logs in Combined Log Format: which lines are pageviews, of which visitor, and the id of each."""
+"""Reads access logs in Combined Log Format: which lines are pageviews, their visitors, and their ids."""
 
 import gzip
 import re
@@ -20,11 +20,12 @@ STATIC_EXTENSIONS = (
     *(".woff", ".woff2", ".ttf", ".eot", ".pdf", ".txt", ".xml", ".gz", ".zip"),
 )
 
-# A quoted field escapes its quotes: \" in Apache, \x22 in nginx. Possessive, so that no line can make it backtrack.
+# Quotes in a quoted field are escaped: \" in Apache, \x22 in nginx. The quantifiers are possessive, so that no line can
+# cause backtracking.
 _QUOTED = rb'"((?:[^"\\]++|\\.)*+)"'
 _LINE = re.compile(
-    rb"(?:[\w.-]+:\d{1,5} )?"  # the virtual host of Debian's vhost_combined; no IPv6 address looks like it
-    rb"(?P<address>\S+) \S+ .*? ?"  # the user's name may hold spaces, or be missing
+    rb"(?:[\w.-]+:\d{1,5} )?"  # the virtual host of Debian's vhost_combined; no IPv6 address matches this
+    rb"(?P<address>\S+) \S+ .*? ?"  # the user's name may have spaces or be missing
     rb"\[(?P<time>\d\d/[A-Za-z]{3}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4})\] "
     + _QUOTED
     + rb" (?P<status>\d{3}|-) (?:\d+|-) "
@@ -40,7 +41,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class SkipReason(StrEnum):
-    """Why a line is no pageview, as people read it."""
+    """Why a line is not a pageview, as shown to people."""
 
     NOT_GET = "not a GET"
     STATUS = "status not 2xx or 304"
@@ -50,21 +51,21 @@ class SkipReason(StrEnum):
 
 
 class Request(NamedTuple):
-    """One line of the log. Texts are as the client sent them, the log's escapes undone; "" = absent."""
+    """One line of the log. Texts are as the client sent them, without the escapes of the log; "" = absent."""
 
     address: str
     time: datetime
-    """Aware, in the line's own offset."""
+    """Aware, with the offset of the line."""
     method: str
     target: str
     status: int
-    """0 when the server gave none."""
+    """0 if the line has none."""
     referrer: str
     user_agent: str
 
     @property
     def path(self) -> str:
-        """The target without its query, and without the host if it was sent to a proxy."""
+        """The target without its query, and without scheme and host, which requests to a proxy have."""
         target = self.target.partition("?")[0]
         if target.startswith(("http://", "https://")):
             return "/" + target.split("/", 3)[3] if target.count("/") > 2 else "/"
@@ -72,7 +73,7 @@ class Request(NamedTuple):
 
     @property
     def skip_reason(self) -> SkipReason | None:
-        """Why this is no pageview, if it is none; bots are not looked for here."""
+        """Why this is not a pageview; None if it is one. Bots are not recognised here."""
         if self.method != "GET":
             return SkipReason.NOT_GET
         if not (200 <= self.status <= 299 or self.status == 304):
@@ -83,9 +84,10 @@ class Request(NamedTuple):
 
     @property
     def visitor_id(self) -> str:
-        """32 hex digits that stand for the address and user agent together.
+        """32 hex digits: a hash of address and user agent together.
 
-        The same visitor has the same id in every log. It holds no address, but a guess of both can be checked.
+        The same visitor has the same id in every log. The id does not contain the address, but a guess of both can be
+        checked against it.
         """
         address = self.address.encode()
         framed = len(address).to_bytes(4, "big") + address + self.user_agent.encode("utf-8", "replace")
@@ -93,10 +95,10 @@ class Request(NamedTuple):
 
 
 def parse_line(line: bytes) -> Request | None:
-    """The request that a line without its line break tells of; None when it is malformed.
+    """The request of a line without its line break; None if the line is malformed.
 
-    Malformed is what is cut off, in another format or over 64 KiB, holds a NUL, or has a time that never was or was
-    before 1970.
+    A line is malformed if it is cut off, in another format or longer than 64 KiB, holds a NUL, or has a time that does
+    not exist or is before 1970.
     """
     match = _LINE.match(line) if len(line) <= MAX_LINE_BYTES else None
     if match is None or b"\0" in line:
@@ -121,11 +123,11 @@ def parse_line(line: bytes) -> Request | None:
 
 
 class EventIds:
-    """Gives every line of one file an id that is the same whenever the file is read.
+    """Gives every line of a file an id that is the same each time the file is read.
 
-    Equal lines are requests of their own, so an id also counts how often the line came before. Only the last 250,000
-    to 500,000 different lines are remembered (some 60 MB): equal lines show the same second, so they stand close
-    together, and two that are further apart are taken for one.
+    Equal lines are different requests, so the id also depends on how often the line came before. Only the last 250,000
+    to 500,000 different lines are remembered (some 60 MB). Equal lines have the same second, so they are close
+    together; two that are further apart get the same id.
     """
 
     def __init__(self, remembered: int = 250_000) -> None:
@@ -134,7 +136,7 @@ class EventIds:
         self._older: dict[bytes, int] = {}
 
     def next_id(self, line: bytes, time: datetime) -> str:
-        """A UUIDv7 of the line's second whose other bits are a hash: ids in order of time keep the index dense."""
+        """A UUIDv7 of the line's second; the other bits are a hash. Ids in order of time keep the index dense."""
         digest = blake2b(line, digest_size=16, person=b"footfall-line").digest()
         occurrence = self._recent.get(digest, self._older.get(digest, 0))
         self._recent[digest] = occurrence + 1
@@ -148,9 +150,9 @@ class EventIds:
 
 
 class LogFile:
-    """The lines of a plain or gzip file, read as they are asked for, with a bound on memory.
+    """The lines of a plain or gzip file, read while they are iterated, in bounded memory.
 
-    Opening raises OSError. Reading does not raise: `damage` says what stopped it before the end.
+    Opening raises OSError. Reading does not raise; `damage` says what ended it early.
     """
 
     def __init__(self, path: Path) -> None:
@@ -168,7 +170,7 @@ class LogFile:
         return self._file.tell() if self._file.seekable() else 0
 
     def __iter__(self) -> Iterator[bytes]:
-        """Each line without its line break. Of one over 64 KiB only the first 64 KiB + 1 bytes are given."""
+        """Each line without its line break. A longer line than 64 KiB is cut to 64 KiB + 1 bytes."""
         try:
             while line := self._lines.readline(MAX_LINE_BYTES + 1):
                 yield line.rstrip(b"\r\n")
@@ -187,7 +189,7 @@ class LogFile:
 
 
 def _parse_time(text: str) -> datetime:
-    # strptime is slow and knows the months' names only in the process's own language.
+    # strptime is slow, and it needs the names of months in the language of the process.
     year, month, day = int(text[7:11]), _MONTHS.index(text[3:6].capitalize()) + 1, int(text[:2])
     if not 1970 <= year < 9999:
         raise ValueError(text)
@@ -207,7 +209,7 @@ def _text(raw: bytes) -> str:
     try:
         text = unescaped.decode()
     except UnicodeDecodeError:
-        # Written in another encoding, which nobody can know: the escapes at least can be told apart.
+        # The text is in another encoding, which is not known. The escapes are kept, so that bytes stay distinct.
         text = raw.decode("utf-8", "replace")
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
 

@@ -1,4 +1,4 @@
-"""Sends batches through `IngestStream` so that each is answered, over as many streams as that takes."""
+"""Sends batches over IngestStream until each is answered. A stream that fails is opened again."""
 
 import time
 from collections import deque
@@ -22,14 +22,14 @@ _RETRYABLE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
 
 
 class Batch(NamedTuple):
-    """One request, and how far into its source it reaches."""
+    """One request, and the position in its source after it."""
 
     request: ingest_pb2.IngestStreamRequest
     position: int
 
 
 class Answer(NamedTuple):
-    """A batch and what became of it."""
+    """A batch and the response to it."""
 
     batch: Batch
     response: ingest_pb2.IngestStreamResponse
@@ -41,12 +41,12 @@ def send_batches(
     batches: Iterator[Batch],
     on_retry: Callable[[str, float], None] = lambda reason, seconds: None,
 ) -> Iterator[Answer]:
-    """The answer to every batch, in order. At most 8 batches are taken from the source ahead of their answers.
+    """The answers to all batches, in order. At most 8 batches are taken from the source ahead of their answers.
 
-    A stream that fails with UNAVAILABLE or RESOURCE_EXHAUSTED, or ends early, is opened again after the delay the
-    server names (else 0.2 s, doubled each time up to 5 s), and what was not answered is sent once more; so events need
-    ids. `on_retry` is told the reason and the delay in seconds. Raises grpc.RpcError for any other failure and after 8
-    failures without an answer between them; typer.Exit(1) when the stream ends early as often.
+    A stream that fails with UNAVAILABLE or RESOURCE_EXHAUSTED, or that ends early, is opened again after the delay that
+    the server names (else 0.2 s, doubled each time up to 5 s). Batches without an answer are sent again, so events need
+    ids. `on_retry` is called with the reason and the delay in seconds. Raises grpc.RpcError for any other failure, and
+    after 8 failures without an answer between them; typer.Exit(1) if the stream has ended early then.
     """
     unanswered: deque[Batch] = deque()
     failures = 0
@@ -79,7 +79,7 @@ def send_batches(
 
 
 class _Stream:
-    """One call of IngestStream. All is done by one thread; gRPC's own only waits for the next request."""
+    """One call of IngestStream. The caller's thread does everything; gRPC's thread only waits for the next request."""
 
     def __init__(self, ingest: IngestServiceStub, write_key: str, batches: deque[Batch]) -> None:
         self._requests: SimpleQueue[ingest_pb2.IngestStreamRequest | None] = SimpleQueue()
@@ -92,7 +92,7 @@ class _Stream:
         self._requests.put(batch.request)
 
     def receive(self) -> ingest_pb2.IngestStreamResponse | None:
-        """The next answer; None when the server ended the stream. Raises grpc.RpcError."""
+        """The next answer; None if the server ended the stream. Raises grpc.RpcError."""
         return next(self._responses, None)
 
     def close(self, cancel: bool) -> None:
@@ -100,13 +100,13 @@ class _Stream:
         if cancel:
             self._call.cancel()  # type: ignore[no-untyped-call]  # of the stubs
         else:
-            # All is answered, so how the stream ends no longer matters; but let the server end it in order.
+            # Every batch is answered, so an error no longer matters. The server is given time to end the stream.
             with suppress(grpc.RpcError):
                 self.receive()
 
 
 def _retry_delay(error: grpc.RpcError | None, failures: int) -> float | None:
-    """Seconds to wait before the next try; None when there is to be none."""
+    """The seconds to wait before the next attempt; None = there is to be none."""
     delay: float = min(_FIRST_DELAY_SECONDS * 2 ** (failures - 1), _LONGEST_DELAY_SECONDS)
     if error is None:
         return delay
@@ -117,11 +117,11 @@ def _retry_delay(error: grpc.RpcError | None, failures: int) -> float | None:
     if named:
         delay = info.retry_delay.ToMilliseconds() / 1000
     elif error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        # gRPC's own, as for a message that is too large: it would be so again.
+        # An error of gRPC itself, such as a message that is too large. It would fail again.
         return None
     trailer: Iterable[tuple[str, str | bytes]] = cast(Any, error).trailing_metadata() or ()
     pushback = next((value for name, value in trailer if name == "grpc-retry-pushback-ms"), "")
     with suppress(ValueError):
-        # A negative one says, in gRPC's own retry rules: do not try again.
+        # In gRPC's retry rules a negative value means: do not try again.
         return int(pushback) / 1000 if int(pushback) >= 0 else None
     return delay

@@ -1,4 +1,4 @@
-"""Pictures made of block characters, for any terminal and without colour."""
+"""Charts made of block characters, readable on any terminal and without colour."""
 
 from collections.abc import Sequence
 
@@ -11,12 +11,12 @@ _EIGHTHS = " ▁▂▃▄▅▆▇█"
 
 
 def horizontal_bar(value: float, largest: float, width: int | None = None) -> Bar:
-    """A bar of `value` where `largest` fills the width, which is the table column's unless given."""
+    """A bar of `value`. `largest` fills the width, which is that of the table's column unless given."""
     return Bar(size=max(largest, 1), begin=0, end=value, width=width, color="cyan")
 
 
 def row_chart(labels: Sequence[str], counts: Sequence[int], extra: Sequence[int], heads: tuple[str, str]) -> Table:
-    """One line per label with a bar of its count and a second number; `heads` name the numbers."""
+    """One line for each label, with a bar of its count and a second number. `heads` are the names of the numbers."""
     table = Table(box=None, expand=True, padding=(0, 1), header_style="dim")
     table.add_column("", no_wrap=True)
     table.add_column("", ratio=1)
@@ -28,9 +28,9 @@ def row_chart(labels: Sequence[str], counts: Sequence[int], extra: Sequence[int]
 
 
 def column_chart(labels: Sequence[str], counts: Sequence[int], width: int, height: int = 8) -> RenderableType:
-    """Upright bars over a time axis, at most `width` cells wide (20 or more); the first and last label stand below it.
+    """Columns over a time axis with the first and the last label. At most `width` cells wide, which must be 20 or more.
 
-    Where there are more counts than cells, neighbours are added up, and the chart says how many.
+    If there are more counts than cells, a column is the sum of several counts, and a line below says of how many.
     """
     together = 1
     while together * (width - (margin := len(f"{max(counts) * together:,}") + 2)) < len(counts):
@@ -52,7 +52,7 @@ def column_chart(labels: Sequence[str], counts: Sequence[int], width: int, heigh
     gap = max(1, length - len(labels[0]) - len(labels[-1]))
     lines.append(Text(" " * margin + labels[0] + " " * gap + labels[-1], style="dim"))
     if together > 1:
-        lines.append(Text(" " * margin + f"each column is {together} of them together", style="dim"))
+        lines.append(Text(" " * margin + f"each column is the sum of {together}", style="dim"))
     for line in lines:
         line.no_wrap = True
     return Group(*lines)

@@ -1,4 +1,4 @@
-"""Where a running Footfall answers, and how the commands speak to it."""
+"""The addresses of a running Footfall, and how the commands call it."""
 
 import json
 import os
@@ -33,8 +33,9 @@ _ENVIRONMENT = {
     "admin_key": "FOOTFALL_ADMIN_KEY",
 }
 
-# gRPC itself tries no call more than 5 times. Only what may be done twice is tried again: a second CreateSite would
-# fail, and the write key that the first one made would be lost. Of a stream only its reader knows what was answered.
+# gRPC itself allows 5 attempts at most. Only calls that may be done twice are retried: a second CreateSite would fail,
+# and the write key of the first would be lost. A stream is not retried here, because gRPC does not know which of its
+# requests were answered.
 _RETRIED_ADMIN_RPCS = (
     "EnsureSite",
     "GetSite",
@@ -82,10 +83,10 @@ class Connection:
 
     @classmethod
     def read(cls, data_dir: Path, environment: Mapping[str, str] = os.environ) -> "Connection":
-        """What `data_dir/footfall.json` says, each value overridden by its FOOTFALL_* variable.
+        """The values of `data_dir/footfall.json`, each overridden by its FOOTFALL_* variable.
 
-        Without the file, one variable is enough to mean a remote installation. Raises typer.Exit(1) when there is
-        neither, or when the file cannot be read.
+        Without the file, one variable is enough: the installation is then a remote one. Raises typer.Exit(1) if there
+        is neither, or if the file cannot be read.
         """
         overrides = {name: environment[key] for name, key in _ENVIRONMENT.items() if environment.get(key)}
         try:
@@ -99,31 +100,31 @@ class Connection:
 
     @contextmanager
     def open_query(self) -> Iterator[QueryServiceStub]:
-        """A stub that sends the admin key. Raises typer.Exit(1), the reason printed, for any gRPC error inside."""
+        """A stub that sends the admin key. For a gRPC error in the block prints it and raises typer.Exit(1)."""
         with _channel(self._need("query"), self._need("admin_key")) as channel:
             yield QueryServiceStub(channel)
 
     @contextmanager
     def open_admin(self) -> Iterator[AdminServiceStub]:
-        """A stub that sends the admin key. Raises typer.Exit(1), the reason printed, for any gRPC error inside."""
+        """A stub that sends the admin key. For a gRPC error in the block prints it and raises typer.Exit(1)."""
         with _channel(self._need("admin"), self._need("admin_key")) as channel:
             yield AdminServiceStub(channel)
 
     @contextmanager
     def open_ingest(self) -> Iterator[IngestServiceStub]:
-        """A stub without a key: ingest takes write keys, with each call. Raises as the others do."""
+        """A stub without a key, because a write key goes with each call. Raises as the others do."""
         with _channel(self._need("ingest"), "") as channel:
             yield IngestServiceStub(channel)
 
     def _need(self, name: str) -> str:
         value = cast(str, getattr(self, name))
         if not value:
-            raise fail(f"{_ENVIRONMENT[name]} is not set, and there is no footfall.json that says it")
+            raise fail(f"{_ENVIRONMENT[name]} is not set, and there is no footfall.json with its value")
         return value
 
 
 def database_url(data_dir: Path) -> str:
-    """The database of FOOTFALL_DATABASE_URL, else that of the running suite. Raises typer.Exit(1) without either."""
+    """FOOTFALL_DATABASE_URL, else the URL of the running suite's database. Raises typer.Exit(1) without either."""
     url = os.environ.get("FOOTFALL_DATABASE_URL", "")
     if not url:
         try:
@@ -137,18 +138,18 @@ def database_url(data_dir: Path) -> str:
 
 
 def fail(message: str) -> typer.Exit:
-    """Prints one line to stderr; raise what it returns."""
+    """Prints one line to standard error and returns the exception to raise."""
     typer.echo(printable(message), err=True)
     return typer.Exit(1)
 
 
 def printable(text: str) -> str:
-    """Text that came from outside, safe for a terminal: no escape sequences, line breaks or changes of direction."""
+    """Makes text from outside safe for a terminal: without escape sequences, line breaks and changes of direction."""
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def describe(error: grpc.RpcError) -> str:
-    """`REASON: message` of Footfall's own errors; of others the status code stands for the reason."""
+    """`REASON: message` for Footfall's own errors; for others the status code is the reason."""
     info = error_details_pb2.ErrorInfo()
     status = rich_status(error)
     reason = next((info.reason for detail in status.details if detail.Unpack(info)), "")
@@ -156,7 +157,7 @@ def describe(error: grpc.RpcError) -> str:
 
 
 def rich_status(error: grpc.RpcError) -> status_pb2.Status:
-    """The google.rpc.Status of a failed call; an empty one when the server sent none."""
+    """The google.rpc.Status of a failed call; an empty one if the server sent none."""
     try:
         found = rpc_status.from_call(cast(grpc.Call, error))
     except ValueError:  # the trailer and the call's status contradict each other
@@ -168,7 +169,7 @@ def rich_status(error: grpc.RpcError) -> status_pb2.Status:
 def _channel(address: str, key: str) -> Iterator[grpc.Channel]:
     options = [
         ("grpc.service_config", _RETRY_UNAVAILABLE),
-        # A server that is gone without a word is noticed, also by a stream that has no deadline.
+        # So that a server that disappears is noticed, also by a stream, which has no deadline.
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
     ]

@@ -1,4 +1,4 @@
-"""DATA_DIR/footfall.json: how clients on this machine reach a running suite."""
+"""DATA_DIR/footfall.json: the addresses, admin key and database of the suite that runs on this machine."""
 
 import json
 import os
@@ -10,7 +10,7 @@ FILE_NAME = "footfall.json"
 
 @dataclass(frozen=True, slots=True)
 class ConnectionFile:
-    """Addresses are host:port. The file is readable by its owner only, for it holds an admin key."""
+    """The contents of the file. Addresses are host:port. Only the owner can read it, because it holds an admin key."""
 
     ingest: str
     query: str
@@ -19,7 +19,7 @@ class ConnectionFile:
     database_url: str
 
     def write(self, data_dir: Path) -> None:
-        """Replaces the file at once, so that no reader sees half of it."""
+        """Replaces the file atomically, so that no reader sees a part of it."""
         partial = data_dir / f"{FILE_NAME}.partial"
         partial.unlink(missing_ok=True)
         with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -28,9 +28,9 @@ class ConnectionFile:
 
 
 def read_connection_file(data_dir: Path) -> ConnectionFile | None:
-    """What the last `footfall up` on the folder wrote; None when there was none.
+    """The file that the last `footfall up` on the folder wrote; None if there is none.
 
-    Raises ValueError when the file is damaged, and OSError when it may not be read.
+    Raises ValueError if the file is damaged, and OSError if it cannot be read.
     """
     path = data_dir / FILE_NAME
     try:

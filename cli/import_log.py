@@ -1,4 +1,4 @@
-"""`footfall import`: brings the history of a web server's log into a site."""
+"""`footfall import`: imports the pageviews of a web server's log into a site."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -30,10 +30,10 @@ from cli.batch_stream import Batch, send_batches
 from cli.connection import DEFAULT_DATA_DIR, Connection, DataDir, describe, fail, printable
 from cli.user_agents import UserAgent, classify
 
-app = typer.Typer(help="Bring in history from elsewhere.", no_args_is_help=True)
+app = typer.Typer(help="Import events from elsewhere.", no_args_is_help=True)
 
 BATCH_EVENTS = 500
-# The limit is 4 MiB a message; one line cannot add more than a few of its 64 KiB.
+# A message may have 4 MiB. A line has at most 64 KiB and adds at most a few times that.
 BATCH_BYTES = 3 * 1024 * 1024
 KEY_LIFETIME = timedelta(hours=24)
 
@@ -42,61 +42,61 @@ _DEFAULTS = ingest_pb2.EventDefaults(context=event_pb2.Context(source="access-lo
 
 @app.callback()
 def _group() -> None:
-    """Makes typer keep `access-log` a command of its own while it is the only one."""
+    """Without a callback typer would not make `access-log` a subcommand while it is the only one."""
 
 
 @dataclass
 class ImportResult:
-    """What became of a log's lines."""
+    """The numbers of an import."""
 
     lines: int = 0
     skipped: Counter[SkipReason] = field(default_factory=Counter)
     first_malformed: tuple[int, bytes] | None = None
-    """Its line number, from 1, and its bytes."""
+    """Its line number (from 1) and its bytes."""
     sent: int = 0
     accepted: int = 0
     duplicate: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
-    """By the server's reason."""
+    """How many events were rejected, by reason."""
     messages: dict[str, str] = field(default_factory=dict)
     """The server's first message for each reason."""
     damage: str = ""
-    """Why the file could not be read to its end, if it could not."""
+    """Why the file could not be read to its end; "" = it was."""
 
 
 @app.command("access-log")
 def access_log(
     file: Annotated[Path, typer.Argument(help="A log in Combined Log Format, plain or gzip.")],
     site: Annotated[str, typer.Option(help="The site to add the pageviews to.")],
-    include_bots: Annotated[bool, typer.Option("--include-bots", help="Count bots as visitors too.")] = False,
+    include_bots: Annotated[bool, typer.Option("--include-bots", help="Import the requests of bots too.")] = False,
     write_key: Annotated[
         str,
-        typer.Option(envvar="FOOTFALL_WRITE_KEY", help="A write key of the site; unless given, one is made for this."),
+        typer.Option(envvar="FOOTFALL_WRITE_KEY", help="A write key of the site; default: a temporary one."),
     ] = "",
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Send a web server's log as pageviews.
+    """Import a web server's log as pageviews.
 
-    A pageview is a GET answered with 2xx or 304 whose path is no static
-    asset; a visitor is an address with a user agent, of which only a hash
+    A pageview is a GET answered with 2xx or 304 whose path is not a static
+    asset. A visitor is an address with a user agent; only a hash of the two
     is sent.
 
-    A file can be imported again: what is there already adds nothing, as
-    long as the site's dedupe retention lasts (24 h unless it says otherwise).
+    A file can be imported again: within the site's dedupe retention (24 h by
+    default) its events are duplicates and add nothing.
     """
     result = import_access_log(Connection.read(data_dir), file, site, include_bots=include_bots, write_key=write_key)
     print_result(result, site)
     if result.damage:
-        raise fail(f"{file} could not be read to its end: {result.damage}; what came before is imported")
+        raise fail(f"{file} could not be read to its end: {result.damage}; the lines before that are imported")
 
 
 def import_access_log(
     connection: Connection, file: Path, site: str, *, include_bots: bool = False, write_key: str = ""
 ) -> ImportResult:
-    """Sends all pageviews of the log and waits for their answers, showing a progress bar.
+    """Sends all pageviews of the log and waits for the answers. Shows a progress bar.
 
-    Without a write key it makes one for itself, which is revoked at the end. A key that is given names the site.
-    Raises typer.Exit(1), the reason printed, when the file cannot be opened or the server refuses.
+    Without a write key it creates one, which is revoked at the end. A given key decides the site. If the file cannot be
+    opened or the server refuses, prints the reason and raises typer.Exit(1).
     """
     result = ImportResult()
     try:
@@ -123,7 +123,7 @@ def import_access_log(
 
 
 def print_result(result: ImportResult, site: str) -> None:
-    """Prints the closing table, the first malformed line, and what to do about events that were too old."""
+    """Prints the table of results, the first malformed line, and what to do about events that are too old."""
     console = Console()
     table = Table("", "", show_header=False, title=Text(f"Import into {site}"), title_justify="left")
     table.columns[1].justify = "right"
@@ -143,9 +143,9 @@ def print_result(result: ImportResult, site: str) -> None:
     if result.rejected["OCCURRED_AT_TOO_OLD"]:
         console.print(
             Text(
-                "Some events are older than the site keeps events. Make a site with a longer retention, such as\n"
+                "Some events are older than the site's retention. Create a site with a longer one, such as\n"
                 f"  footfall sites create {site}-history --retention-days 36500\n"
-                "and import the log into that one."
+                "and import the log into that site."
             )
         )
 
@@ -162,7 +162,7 @@ def _write_key(connection: Connection, site: str, given: str) -> Iterator[str]:
     try:
         yield made.key
     finally:
-        # A key that cannot be revoked ends by itself, and must not hide why the import failed.
+        # A key that cannot be revoked expires by itself. The error must not hide why the import failed.
         with connection.open_admin() as admin:
             try:
                 admin.RevokeApiKey(admin_pb2.RevokeApiKeyRequest(id=made.api_key.id))
@@ -171,7 +171,7 @@ def _write_key(connection: Connection, site: str, given: str) -> Iterator[str]:
 
 
 def _batches(log: LogFile, result: ImportResult, include_bots: bool) -> Iterator[Batch]:
-    """Batches of at most 500 events and 3 MiB; counts what is read and skipped on the way."""
+    """Batches of at most 500 events and 3 MiB. Counts the lines that are read and skipped."""
     request = ingest_pb2.IngestStreamRequest(defaults=_DEFAULTS)
     size = 0
     for event in _events(log, result, include_bots):

@@ -1,4 +1,4 @@
-"""The `footfall` command: one file per command, put together here."""
+"""The `footfall` command. Each of its commands has a file of its own."""
 
 import typer
 
@@ -7,7 +7,7 @@ from cli import demo, import_log, maintain, rebuild, report, sites, terminal, up
 app = typer.Typer(
     help="Self-hosted web and product analytics whose every number can be recounted.",
     no_args_is_help=True,
-    # A traceback with local variables would show keys.
+    # Local variables in a traceback would show keys.
     pretty_exceptions_show_locals=False,
 )
 app.command()(up.up)
@@ -22,7 +22,7 @@ app.add_typer(maintain.app, name="maintain")
 
 
 def main() -> None:
-    """The `footfall` command."""
+    """Runs the `footfall` command."""
     terminal.run(app)
 
 

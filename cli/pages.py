@@ -1,4 +1,4 @@
-"""Maintenance from a terminal: calls chunk after chunk until there is no more, and can be stopped any time."""
+"""Maintenance from a terminal: calls an RPC chunk after chunk until there is no more. It can be stopped at any time."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -10,14 +10,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 _PAUSE_SECONDS = 0.2
-"""Between pages that found nothing they could do: others are at it, or an event waits for its next attempt."""
+"""The pause after a chunk that could do nothing: other workers are at work, or an event waits for its next attempt."""
 
 Ask = Callable[[str], Any]
-"""One page after the given page token; its answer has has_more, and next_page_token where the RPC has one."""
+"""Does the chunk after a page token. Its response has has_more, and next_page_token if the RPC has one."""
 
 
 class Bar:
-    """A progress bar: `advance` by what a page did, with a total once it is known."""
+    """A progress bar with a total, once that is known. It advances by the rows of each chunk."""
 
     def __init__(self, progress: Progress, task: TaskID) -> None:
         self._progress = progress
@@ -25,7 +25,7 @@ class Bar:
         self._done = 0
 
     def advance(self, count: int, remaining: int | None = None) -> None:
-        """`count` more are done; `remaining` of them are left, if that is known."""
+        """`count` more rows are done, and `remaining` are left, if that is known."""
         self._done += count
         total = None if remaining is None else self._done + remaining
         self._progress.update(self._task, completed=self._done, total=total)
@@ -33,7 +33,7 @@ class Bar:
 
 @contextmanager
 def progress_bar(what: str, console: Console) -> Iterator[Bar]:
-    """A bar that is shown while the block runs. Raises typer.Exit(130) on Ctrl-C, once it has said what that means."""
+    """A bar that is shown while the block runs. On Ctrl-C prints what that means and raises typer.Exit(130)."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     try:
         with Progress(*columns, console=console) as progress:
@@ -44,9 +44,9 @@ def progress_bar(what: str, console: Console) -> Iterator[Bar]:
 
 
 def each_page(ask: Ask, worked: Callable[[Any], object], max_pages: int = 0) -> Iterator[Any]:
-    """The answers of page after page, until one has no more or `max_pages` (0 = any number) were done.
+    """The responses of chunk after chunk, until there is no more or `max_pages` chunks (0 = any number) are done.
 
-    `worked` tells whether a page did anything; after one that did not there is a pause.
+    `worked` tells whether a chunk did anything. After one that did not there is a pause.
     """
     token, pages = "", 0
     while True:

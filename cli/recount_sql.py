@@ -1,7 +1,7 @@
 """A recount of one site from its raw events, in plain SQL: one statement per measure.
 
-It shares nothing with aggregation or reports, on purpose: what both say must be the same. Only aggregated events
-are counted, for the answers hold no others.
+It shares no code with aggregation or reports, on purpose, because it would share their errors. Only aggregated events
+are counted, because answers hold no others.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ TOUCH = (
     "utm_medium",
     "utm_campaign",
 )
-"""What is compared of a first or last touch."""
+"""The fields of a first or last touch that are compared."""
 
 # The aggregated events of the site, and each event's keys by dimension.
 _EVENTS = """
@@ -40,7 +40,7 @@ WHERE e.site_id = %(site_id)s
   AND NOT EXISTS (SELECT FROM failed_events f WHERE f.site_id = e.site_id AND f.batch_id = e.batch_id AND f.ord = e.ord)
 """
 
-# Its sessions: a visitor's events of one stream, cut where the gap is longer than the timeout.
+# The sessions of the site: the events of a visitor's stream, cut where the gap is longer than the timeout.
 _SESSIONS = """
 CREATE TEMPORARY TABLE recount_sessions ON COMMIT DROP AS
 WITH gaps AS (
@@ -67,7 +67,7 @@ FROM runs r JOIN firsts f USING (visitor_id, stream, number)
 
 _TOUCH = "ARRAY[" + ", ".join(f"coalesce({{0}}.{name}, '')" for name in TOUCH) + "]"
 
-# Its visitors: what the earliest, the latest and the latest IDENTIFY event of each say.
+# The visitors of the site, from the earliest, the latest and the latest IDENTIFY event of each.
 _VISITORS = f"""
 WITH firsts AS (
     SELECT DISTINCT ON (visitor_id) * FROM recount_events ORDER BY visitor_id, at, event_id
@@ -104,20 +104,19 @@ count(*) FILTER (WHERE new_visitor)
 
 
 class Visitor(NamedTuple):
-    """What is compared of a visitor."""
+    """The fields of a visitor that are compared. Touches are in the order of TOUCH."""
 
     visitor_id: str
     first_seen: datetime
     last_seen: datetime
     first_touch: list[str]
-    """In the order of TOUCH; as the next."""
     last_touch: list[str]
     user_id: str
     traits: dict[str, Any]
 
 
 class Measures(NamedTuple):
-    """What is compared; durations are summed up, in µs."""
+    """The measures that are compared. `duration_us` is the sum of the sessions' durations, in µs."""
 
     events: int = 0
     pageviews: int = 0
@@ -129,10 +128,10 @@ class Measures(NamedTuple):
 
 
 class Recount:
-    """One site's aggregated raw events, counted in the caller's transaction, in temporary tables that end with it."""
+    """Counts one site's aggregated raw events in the caller's transaction, in temporary tables that end with it."""
 
     def __init__(self, connection: psycopg.Connection[Any], slug: str) -> None:
-        """Raises LookupError when there is no such site."""
+        """Raises LookupError if there is no site with the slug."""
         self._connection = connection
         site = connection.execute(
             "SELECT site_id, session_timeout_us * interval '1 microsecond', raw_from FROM sites WHERE slug = %s",
@@ -141,8 +140,9 @@ class Recount:
         if site is None:
             raise LookupError(slug)
         self.whole_from: datetime | None = site[2] and site[2] + site[1]
-        """From when on raw events tell of everything but of who is new; None: they always do. Of a session that began
-        within a timeout of those that have gone, nobody knows whether it began then."""
+        """From when on everything except new visitors can be recounted; None = all raw events are there. It is one
+        session timeout after the floor, because a session that seems to begin earlier may have lost its first events.
+        """
         parameters = {"site_id": site[0], "timeout": site[1]}
         for statement in (_EVENTS, _SESSIONS):
             connection.execute(statement, parameters)
@@ -152,7 +152,7 @@ class Recount:
         connection.execute("ANALYZE recount_sessions")
 
     def span(self) -> tuple[datetime, datetime] | None:
-        """Times of the first and last event."""
+        """The times of the first and the last event; None if there is none."""
         row = self._connection.execute("SELECT min(at), max(at) FROM recount_events").fetchone()
         return None if row is None or row[0] is None else (row[0], row[1])
 
@@ -161,11 +161,11 @@ class Recount:
         return [Visitor(*row) for row in self._connection.execute(_VISITORS)]
 
     def totals(self, start: datetime, end: datetime) -> Measures:
-        """Over [start, end)."""
+        """The measures of [start, end)."""
         return self._keyed("''", start, end).get("", Measures())
 
     def per_bucket(self, starts: Sequence[datetime], end: datetime) -> list[Measures]:
-        """Of each bucket from one start to the next, the last to `end`."""
+        """The measures of each bucket. A bucket reaches from one start to the next, the last to `end`."""
         spans = list(zip(starts, [*starts[1:], end], strict=True))
         parameters = {"starts": [span[0] for span in spans], "ends": [span[1] for span in spans]}
         buckets = "unnest(%(starts)s::timestamptz[], %(ends)s::timestamptz[]) WITH ORDINALITY AS b (start, stop, n)"
@@ -184,7 +184,7 @@ class Recount:
         return [found.get(n, Measures()) for n in range(1, len(spans) + 1)]
 
     def per_key(self, dimension: str, start: datetime, end: datetime) -> dict[str, Measures]:
-        """Of every key of the dimension (one of the two tuples above)."""
+        """The measures of every key of the dimension (of EVENT_DIMENSIONS or SESSION_DIMENSIONS) in [start, end)."""
         if dimension in EVENT_DIMENSIONS:
             return self._keyed(dimension, start, end)
         rows = self._connection.execute(

@@ -19,7 +19,7 @@ from cli.charts import column_chart, horizontal_bar, row_chart
 from cli.connection import DEFAULT_DATA_DIR, Connection, DataDir, printable
 from cli.report_range import find_range, parse_instant, parse_zone, time_range
 
-# From this many buckets on the chart stands upright.
+# From this many buckets on, the chart has columns and not rows.
 UPRIGHT_BUCKETS = 15
 WIDE_COLUMNS = 130
 
@@ -53,10 +53,12 @@ _INTERVALS = (
 
 def report(
     site: Annotated[str, typer.Option(help="The site.")],
-    start: Annotated[str, typer.Option(metavar="ISO", help="First instant; the first event's hour unless given.")] = "",
-    end: Annotated[str, typer.Option(metavar="ISO", help="End; the hour after the newest event unless given.")] = "",
-    days: Annotated[int | None, typer.Option(min=1, max=9000, help="This many days before the end.")] = None,
-    time_zone: Annotated[str, typer.Option(help="IANA zone of the days and of times given without offset.")] = "UTC",
+    start: Annotated[str, typer.Option(metavar="ISO", help="Start; default: the hour of the first event.")] = "",
+    end: Annotated[str, typer.Option(metavar="ISO", help="End; default: the whole hour after the newest event.")] = "",
+    days: Annotated[
+        int | None, typer.Option(min=1, max=9000, help="Length in days, from --start or before the end.")
+    ] = None,
+    time_zone: Annotated[str, typer.Option(help="IANA time zone of days, and of times without an offset.")] = "UTC",
     limit: Annotated[int, typer.Option(min=1, max=1000, help="Rows of a top list.")] = 10,
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
@@ -85,7 +87,7 @@ def print_report(
     zone: ZoneInfo | None = None,
     limit: int = 10,
 ) -> None:
-    """Prints the dashboard. Raises typer.Exit(1), the reason printed, when the server refuses."""
+    """Prints the dashboard. If the server refuses, prints the reason and raises typer.Exit(1)."""
     console = Console()
     zone = zone or ZoneInfo("UTC")
     with connection.open_query() as query:
@@ -141,7 +143,7 @@ def _chart(
 def _top_lists(
     query: QueryServiceStub, site: str, start: datetime, end: datetime, whole: query_pb2.Metrics, limit: int
 ) -> Iterator[RenderableType]:
-    """The lists that have rows."""
+    """The tables of the lists that have rows."""
     for title, dimension, measure, order_by in _TOP_LISTS:
         request = query_pb2.GetTopRequest(
             site=site, range=time_range(start, end), dimension=dimension, limit=limit, order_by=order_by
@@ -180,15 +182,15 @@ def _side_by_side(tables: Sequence[RenderableType]) -> Table:
 
 
 def _footer(metadata: query_pb2.ReportMetadata, zone: ZoneInfo) -> Padding:
-    counted = metadata.effective_range
-    span = _span(counted.start_time.ToDatetime(UTC), counted.end_time.ToDatetime(UTC), zone)
-    how = "exactly the range asked for" if metadata.exact else "widened, as data of its edges is no longer kept"
-    lines = [f"Counted: {span}, {how}."]
+    effective = metadata.effective_range
+    span = _span(effective.start_time.ToDatetime(UTC), effective.end_time.ToDatetime(UTC), zone)
+    how = "exact" if metadata.exact else "not exact: data of the range has been deleted, or a rebuild is under way"
+    lines = [f"Range: {span}, {how}."]
     if metadata.HasField("aggregated_through"):
         through = f"{_local(metadata.aggregated_through, zone):%Y-%m-%d %H:%M:%S %Z}"
-        lines.append(f"Everything taken in up to {through} is in the numbers.")
+        lines.append(f"All events received until {through} are in the numbers.")
     if metadata.pending_events:
-        lines.append(f"{metadata.pending_events:,} events are still to be aggregated.")
+        lines.append(f"{metadata.pending_events:,} events are pending.")
     return Padding(Text("\n".join(lines), style="dim"), (1, 1, 0, 1))
 
 

@@ -1,4 +1,4 @@
-"""Which range a report is of, when not all of it is given."""
+"""The range of a report: parses its bounds, and finds those that are not given."""
 
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -8,14 +8,14 @@ from footfall.query.v1 import query_pb2
 from footfall.query.v1.query_pb2_grpc import QueryServiceStub
 from footfall.type.v1.time_range_pb2 import TimeRange
 
-# How far back the first event is looked for; QueryService gives at most 10,000 buckets.
+# How far back the first event is searched. QueryService returns at most 10,000 buckets.
 _DAYS_BACK = 9_000
 _HOUR = timedelta(hours=1)
 _DAY = timedelta(days=1)
 
 
 def time_range(start: datetime, end: datetime) -> TimeRange:
-    """[start, end) of aware times."""
+    """The TimeRange [start, end). The times must be aware."""
     found = TimeRange()
     found.start_time.FromDatetime(start)
     found.end_time.FromDatetime(end)
@@ -23,7 +23,7 @@ def time_range(start: datetime, end: datetime) -> TimeRange:
 
 
 def parse_zone(name: str) -> ZoneInfo:
-    """The IANA zone of that name. Raises typer.BadParameter when there is none."""
+    """The IANA time zone with the name. Raises typer.BadParameter if there is none."""
     try:
         return ZoneInfo(name)
     except (ValueError, KeyError, OSError):
@@ -31,7 +31,7 @@ def parse_zone(name: str) -> ZoneInfo:
 
 
 def parse_instant(text: str, zone: ZoneInfo) -> datetime:
-    """An ISO 8601 date or time, in `zone` unless it names an offset. Raises typer.BadParameter."""
+    """An ISO 8601 date or time, in `zone` unless it has an offset. Raises typer.BadParameter."""
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
@@ -42,17 +42,16 @@ def parse_instant(text: str, zone: ZoneInfo) -> datetime:
 def find_range(
     query: QueryServiceStub, site: str, start: datetime | None, end: datetime | None, days: int | None
 ) -> tuple[datetime, datetime] | None:
-    """The range asked for, its missing ends filled in; None when the site has no events to fill them from.
+    """The range asked for, with missing bounds filled in; None if the site has no events to find them from.
 
-    The end is the whole hour after the newest event. The start is `days` days before the end, else the hour of the
-    first event that is counted, looked for in 9,000 days. `days` with a start fixes the end instead. Raises
-    grpc.RpcError.
+    The default end is the whole hour after the newest event. The default start is `days` days before the end, else the
+    hour of the first aggregated event of the last 9,000 days. With a start, `days` gives the end. Raises grpc.RpcError.
     """
     if start is not None and days is not None:
         return start, start + timedelta(days=days)
     if end is None:
         newest = _newest(query, site)
-        # Raw events may have left while their rollups are kept: then anything up to now may be there.
+        # Raw events may be deleted while their rollups are kept, which may then reach up to the present.
         end = _next_hour(newest or datetime.now(UTC))
         if start is not None and end <= start:
             end = _next_hour(max(start, datetime.now(UTC)))
@@ -67,7 +66,7 @@ def _newest(query: QueryServiceStub, site: str) -> datetime | None:
 
 
 def _oldest(query: QueryServiceStub, site: str, end: datetime) -> datetime | None:
-    """The hour of the first counted event; its day where hours are no longer kept."""
+    """The hour of the first aggregated event; its day if hour rows are no longer kept."""
     midnight = end.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     day = _first_bucket(query, site, midnight - _DAYS_BACK * _DAY, end, query_pb2.INTERVAL_DAY)
     if day is None:

@@ -1,4 +1,4 @@
-"""`footfall sites`: makes and lists sites, and changes their write keys."""
+"""`footfall sites`: creates and lists sites, and changes their write keys."""
 
 import re
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from rich.text import Text
 
 from cli.connection import DEFAULT_DATA_DIR, Connection, DataDir, printable
 
-app = typer.Typer(help="Make and list sites; change write keys.", no_args_is_help=True)
+app = typer.Typer(help="Create and list sites; change write keys.", no_args_is_help=True)
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _STATUS = {
@@ -34,21 +34,21 @@ def parse_duration(text: str) -> timedelta:
 
 @app.command()
 def create(
-    slug: Annotated[str, typer.Argument(help="The site's name in every call; never changes.")],
-    name: Annotated[str, typer.Option(help="Name for people; the slug unless given.")] = "",
+    slug: Annotated[str, typer.Argument(help="Identifies the site in every call; never changes.")],
+    name: Annotated[str, typer.Option(help="Name to display; default: the slug.")] = "",
     retention_days: Annotated[int | None, typer.Option(help="Days that events are kept (default 90).")] = None,
     session_timeout_minutes: Annotated[
         int | None, typer.Option(help="Longest gap inside a session, in minutes (default 30).")
     ] = None,
     dedupe_retention: Annotated[
         str,
-        typer.Option(metavar="DURATION", help="How long a repeated event is known, such as 7d (default 24h)."),
+        typer.Option(metavar="DURATION", help="How long repeated events are recognised, such as 7d (default 24h)."),
     ] = "",
     shards: Annotated[int, typer.Option(help="Partitions aggregated side by side, 1-64.")] = 1,
-    write_key: Annotated[str, typer.Option(help="A write key of your own; one is made unless given.")] = "",
+    write_key: Annotated[str, typer.Option(help="A write key of your own; default: a new one is generated.")] = "",
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Make a site and print its write key, which is shown this once."""
+    """Create a site and print its write key, which is shown only once."""
     settings = admin_pb2.SiteSettings(
         retention_days=retention_days,
         rollup_shard_count=shards,
@@ -60,14 +60,14 @@ def create(
     request = admin_pb2.CreateSiteRequest(slug=slug, name=name, settings=settings, write_key=write_key)
     with Connection.read(data_dir).open_admin() as admin:
         response = admin.CreateSite(request)
-    typer.echo(f"Made the site {response.site.slug}. Its write key, shown this once:")
+    typer.echo(f"Created the site {response.site.slug}. Its write key, shown only once:")
     typer.echo(response.write_key)
 
 
 @app.command("list")
 def list_sites(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     """List all sites by slug."""
-    table = Table("site", "name", "status", "kept", "session timeout", "partitions", "made (UTC)")
+    table = Table("site", "name", "status", "kept", "session timeout", "partitions", "created (UTC)")
     with Connection.read(data_dir).open_admin() as admin:
         for site in _all_sites(admin):
             table.add_row(
@@ -82,7 +82,7 @@ def list_sites(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     if table.row_count:
         Console().print(table)
     else:
-        typer.echo("There are no sites yet; make one with `footfall sites create SLUG`.")
+        typer.echo("There are no sites yet; create one with `footfall sites create SLUG`.")
 
 
 @app.command()
@@ -91,12 +91,12 @@ def rotate_key(
     grace: Annotated[str, typer.Option(metavar="DURATION", help="How long the old keys stay valid.")] = "1h",
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Make a new write key, print it this once, and end the site's others after the grace period."""
+    """Create a write key and print it, only once; the site's other write keys end after the grace period."""
     request = admin_pb2.RotateWriteKeyRequest(site=slug)
     request.grace_period.FromTimedelta(parse_duration(grace))
     with Connection.read(data_dir).open_admin() as admin:
         response = admin.RotateWriteKey(request)
-    typer.echo(f"The new write key of {slug}, shown this once:")
+    typer.echo(f"The new write key of {slug}, shown only once:")
     typer.echo(response.write_key)
 
 

@@ -37,12 +37,12 @@ _LONGEST_PAUSE = 10.0
 
 
 class SuiteError(Exception):
-    """The suite cannot run; the message says why and what to do."""
+    """The suite cannot run. The message says why and what to do."""
 
 
 @dataclass
 class _Service:
-    """One service process and how to start it again at the same address."""
+    """The process of a service, which can be started again at the same address."""
 
     name: str
     data_dir: Path
@@ -61,7 +61,7 @@ class _Service:
         return self.data_dir / f"{self.name}.address"
 
     def start(self) -> None:
-        """Starts the process; `wait` tells when it answers."""
+        """Starts the process. `wait` returns when it answers."""
         self._address_file.unlink(missing_ok=True)
         environment = {
             **self.environment,
@@ -70,9 +70,9 @@ class _Service:
             "FOOTFALL_STOP_WITH_PARENT": "true",
         }
         with self.log.open("ab") as log:
-            # A session of its own: Ctrl-C reaches only the parent, which stops all in order.
+            # A process session of its own: Ctrl-C reaches only the parent, which stops all services in order.
             self.process = subprocess.Popen(
-                # -P: a folder of the same name where the command is run must not pass for ours.
+                # -P, so that a folder of the same name in the working directory is not imported.
                 [sys.executable, "-P", "-m", f"{self.name}_svc"],
                 stdin=subprocess.PIPE,
                 stdout=log,
@@ -82,7 +82,7 @@ class _Service:
             )
 
     def wait(self) -> None:
-        """Returns once the process answers calls. Raises SuiteError, with the end of its log, when it does not."""
+        """Returns once the process answers calls. Raises SuiteError, with the end of its log, if it does not."""
         assert self.process is not None
         until = time.monotonic() + _START_SECONDS
         while not self._address_file.exists():
@@ -91,11 +91,11 @@ class _Service:
                 tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-5:])
                 raise SuiteError(f"the {self.name} service did not start; {self.log} ends with:\n{tail}")
             time.sleep(_POLL_SECONDS)
-        # A free port that was once taken is kept, so that clients find a restarted service.
+        # A port that was chosen for 0 is kept, so that clients find the service after a restart.
         self.listen = self._address_file.read_text()
 
     def restart_if_dead(self) -> None:
-        """Starts the process again if it has gone; pauses longer each time that fails."""
+        """Starts the process again if it has ended. The pause doubles, up to 10 s, each time that fails."""
         assert self.process is not None
         if self.process.poll() is None or time.monotonic() < self.not_before:
             return
@@ -114,7 +114,7 @@ class _Service:
             self.process.terminate()
 
     def stop(self) -> None:
-        """Lets calls under way finish; kills the process if it does not end."""
+        """Lets calls under way finish. Kills the process if it does not end within 20 s."""
         self.terminate()
         if self.process is not None:
             try:
@@ -128,11 +128,10 @@ class _Service:
 def running_suite(
     data_dir: Path, ports: tuple[int, int, int] = DEFAULT_PORTS, environment: Mapping[str, str] = os.environ
 ) -> Iterator[Connection]:
-    """Starts everything on `data_dir` and yields how to reach it; on exit all of it is drained and stopped.
+    """Starts everything on `data_dir` and yields a connection to it. On exit everything is drained and stopped.
 
-    Port 0 takes a free one. `environment` is what the services are given; with
-    FOOTFALL_DATABASE_URL in it that server is used, else an embedded one.
-    Raises SuiteError when the folder is in use or a service does not start.
+    Port 0 takes a free one. `environment` is the environment of the services. The database is that of its
+    FOOTFALL_DATABASE_URL, else an embedded one. Raises SuiteError if the folder is in use or a service does not start.
     """
     try:
         (data_dir / "log").mkdir(parents=True, exist_ok=True)
@@ -187,7 +186,7 @@ def running_suite(
 def _check_free(ports: tuple[int, int, int]) -> None:
     for name, port in zip(SERVICES, ports, strict=True):
         with socket.socket() as probe:
-            # A port that only waits for its last connections to end is free for a server.
+            # So that a port with nothing but connections in TIME_WAIT counts as free.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
@@ -199,7 +198,7 @@ def _check_free(ports: tuple[int, int, int]) -> None:
 
 
 def migrate_schema(database_url: str) -> None:
-    """Brings the schema up to date. Raises SuiteError, with one line, when it cannot."""
+    """Applies the migrations that are missing. Raises SuiteError with one line if that fails."""
     try:
         db = Database(database_url, application="footfall migrate", pool_size=1, statement_timeout_ms=0)
     except (ArgumentError, ValueError, ModuleNotFoundError):
@@ -222,7 +221,7 @@ def migrate_schema(database_url: str) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    """Of SQLAlchemy's errors the one of the driver, without the statement."""
+    """The first line of the error's text. For SQLAlchemy's errors it is that of the driver, without the statement."""
     cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
     return (str(cause).splitlines() or [type(cause).__name__])[0]
 
@@ -240,7 +239,7 @@ def _watch(stopping: threading.Event, postgres: EmbeddedPostgres | None, service
             try:
                 service.restart_if_dead()
             except OSError as error:
-                # A full disk or too many open files: the watcher goes on and tries again.
+                # A full disk or too many open files, for example. The watcher tries again.
                 _log.warning("the %s service cannot be started now: %s", service.name, error)
 
 

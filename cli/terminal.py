@@ -1,4 +1,4 @@
-"""What a terminal or a file can take: characters that its encoding lacks, and an end of the output that comes early."""
+"""Output on any terminal or file: replaces characters that its encoding lacks, and handles output that fails."""
 
 import codecs
 import errno
@@ -13,10 +13,10 @@ _BOX = range(0x2500, 0x2580)
 
 
 def run(command: Callable[[], object]) -> None:
-    """Runs a command. Its output shows plain characters where the terminal's encoding has no others.
+    """Runs a command. Characters that the terminal's encoding lacks are replaced by plain ones.
 
-    Raises SystemExit: with 1 and one line when the output cannot be written, as on a full disk; with 141, as other
-    commands, when its reader has closed the pipe.
+    Raises SystemExit: with 1 and one line if the output cannot be written, for example on a full disk; with 141, like
+    other commands, if the reader of a pipe has closed it.
     """
     codecs.register_error("plain", _plain)
     for stream in (sys.stdout, sys.stderr):
@@ -26,12 +26,12 @@ def run(command: Callable[[], object]) -> None:
         try:
             command()
         finally:
-            # Here and not while the interpreter ends, where an error can no longer be told.
+            # Not left to the end of the interpreter, where an error could no longer be reported.
             sys.stdout.flush()
     except OSError as error:
         if error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EIO):
             raise
-        # What is left in the buffer would fail again.
+        # The rest of the buffer would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if error.errno == errno.EPIPE:
             raise SystemExit(141) from None
@@ -39,7 +39,7 @@ def run(command: Callable[[], object]) -> None:
 
 
 def _plain(error: UnicodeError) -> tuple[str, int]:
-    """An error handler of codecs: block characters become # and ., lines of boxes - and |, all others ?."""
+    """An error handler for codecs. Block characters become # or ., box lines - or |, all others ?."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     text = error.object[error.start : error.end].translate(_PLAIN)

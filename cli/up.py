@@ -23,7 +23,7 @@ def up(
     """Run everything on this machine until Ctrl-C or SIGTERM."""
     logging.basicConfig(stream=sys.stderr, level="WARNING", format="%(message)s")
     stop = threading.Event()
-    # SIGHUP too: the terminal was closed, and what was started must not outlive it.
+    # SIGHUP too, so that the processes end when the terminal is closed.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
     try:
@@ -42,7 +42,7 @@ def up(
 
 
 def migrate(data_dir: DataDir = Path(".footfall")) -> None:
-    """Bring the schema of FOOTFALL_DATABASE_URL (or of the running install) up to date."""
+    """Bring the schema of FOOTFALL_DATABASE_URL, or of the running `footfall up`, up to date."""
     url = database_url(data_dir)
     try:
         migrate_schema(url)

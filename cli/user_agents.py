@@ -1,4 +1,4 @@
-"""What a user agent says of itself: browser, operating system, kind of device, and whether it is a bot."""
+"""Classifies user agents: browser, operating system, kind of device, and whether it is a bot."""
 
 from functools import lru_cache
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 import ua_parser
 from crawlerdetect import CrawlerDetect
 
-# crawlerdetect takes time that grows with the square of a long word: 8 KiB of one letter takes it 9 s, 512 take 35 ms.
+# The time of crawlerdetect grows with the square of a long word: 8 KiB of one letter take 9 s, 512 letters take 35 ms.
 _LONGEST = 512
 
 _DESKTOP_SYSTEMS = frozenset(
@@ -47,24 +47,24 @@ _MOBILE_DEVICES = frozenset(("Generic Feature Phone", "Generic Smartphone"))
 
 
 class UserAgent(NamedTuple):
-    """Families without versions; "" = unknown."""
+    """The families of browser and operating system, without versions, and the kind of device; "" = unknown."""
 
     browser: str
     os: str
     device: str
-    """One of "desktop", "mobile", "tablet", "bot" and "other"; "" when there is no user agent."""
+    """One of "desktop", "mobile", "tablet", "bot" and "other"; "" if there is no user agent."""
     is_bot: bool
 
 
 @lru_cache(maxsize=20_000)
 def classify(user_agent: str) -> UserAgent:
-    """What is known of a user agent, of which the first 512 characters are looked at.
+    """Classifies a user agent by its first 512 characters.
 
-    Bots are those of crawlerdetect's list; a missing user agent ("" or "-") is not on it and says nothing else either.
-    Otherwise the device is a tablet when it is named so (iPad, Kindle, Tablet); "other" when it says "TV"; mobile when
-    it says "Mobi" or is a telephone by name or system; a tablet when it runs Android and says none of this; desktop
-    when a known browser runs on a computer's system; and else "other". An iPad that asks for desktop sites says it is
-    a Mac and counts as one.
+    Bots are those of crawlerdetect's list. A missing user agent ("" or "-") is no bot, and all fields are "". Otherwise
+    the first rule that fits gives the device: "tablet" if it is named iPad, Kindle or Tablet; "other" if TV is in the
+    text; "mobile" if Mobi is, or if the device is a generic telephone; "tablet" if the system is Android, unless with
+    Opera Mini; "mobile" if the system is one of telephones; "desktop" if a known browser runs on a system of computers;
+    else "other". An iPad that asks for desktop sites sends the user agent of a Mac and is a desktop.
     """
     text = user_agent[:_LONGEST]
     if text.strip() in ("", "-"):
@@ -85,7 +85,7 @@ def _known(family: str) -> str:
 
 
 def _device(text: str, browser: str, system: str, model: str) -> str:
-    # "Tablet PC" is what Internet Explorer says on any Windows that could be used with a pen.
+    # Internet Explorer sends "Tablet PC" on any Windows that supports a pen.
     if "iPad" in text or "Kindle" in model or "Tablet" in text.replace("Tablet PC", ""):
         return "tablet"
     if "TV" in text:

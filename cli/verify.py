@@ -1,4 +1,4 @@
-"""`footfall verify`: counts a site again from its raw events and compares every answer."""
+"""`footfall verify`: recounts a site from its raw events and compares every answer."""
 
 from datetime import timedelta
 from typing import Annotated
@@ -21,16 +21,16 @@ _SHOWN = 20
 
 
 def verify(
-    site: Annotated[str, typer.Option(help="The site to count again.")],
+    site: Annotated[str, typer.Option(help="The site to recount.")],
     start: Annotated[str, typer.Option(help="ISO time (UTC) to begin at; default: the first event.")] = "",
     end: Annotated[str, typer.Option(help="ISO time (UTC) to end before; default: after the last event.")] = "",
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
-    """Recount a site from raw events and compare every answer; exit 1 if any differs.
+    """Recount a site from raw events and compare every answer; exit with 1 if any differs.
 
-    Where old raw events have been cleaned up, it compares what the others tell
-    and says so. Needs the database itself: FOOTFALL_DATABASE_URL, or the data folder of
-    the running `footfall up`. It only reads.
+    If old raw events have been cleaned up, it compares what can be recounted from
+    the others, and says so. It only reads, but from the database itself: that of
+    FOOTFALL_DATABASE_URL, or of the running `footfall up`.
     """
     connection = Connection.read(data_dir)
     url = plain_url(database_url(data_dir))
@@ -41,12 +41,12 @@ def verify(
                 recount = Recount(database, site)
                 span = _span(recount, start, end)
                 if span is None:
-                    console.print("There is nothing to compare: no raw event that is aggregated tells of the range.")
+                    console.print("There is nothing to compare: the range has no aggregated raw events.")
                     return
                 if recount.whole_from:
                     console.print(
                         f"Older raw events have been cleaned up: compared from {recount.whole_from:%F %T} UTC on, "
-                        "without new visitors and first touches, of which the others do not tell.",
+                        "without new visitors and first touches, which cannot be recounted from the others.",
                         highlight=False,
                     )
                 differences = []
@@ -57,7 +57,7 @@ def verify(
                         counted, answered = check.counted(recount), check.answered(query)
                         if counted == answered:
                             break
-                        # A difference that comes and goes is traffic; one that stays is a defect.
+                        # Events that come in meanwhile make a difference that goes away. One that stays is a defect.
                         database.rollback()
                         recount = Recount(database, site)
                     else:
@@ -72,7 +72,7 @@ def verify(
         raise fail(f"{len(differences)} answers differ from the recount ({len(differences[:_SHOWN])} are shown)")
     if erased.hours:
         console.print(
-            f"Left out: the {len(erased.hours)} hours of which visitors were erased, and all that holds any of them."
+            f"Left out: the {len(erased.hours)} hours of which visitors were erased, and ranges that touch them."
         )
     console.print(f"Every answer from {span[0]:%F %T} to {span[1]:%F %T} UTC equals the recount.")
 

@@ -1,4 +1,4 @@
-"""What `footfall verify` compares: each answer of a site beside its recount."""
+"""The comparisons of `footfall verify`: each answer of a site with its recount."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ Values = tuple[object, ...]
 
 
 class Check(NamedTuple):
-    """One answer to compare; both sides are asked anew when they differ, for events may have come in between."""
+    """One answer to compare. If it differs, both sides are read again, because events may have come in between."""
 
     what: str
     counted: Callable[[Recount], object]
@@ -32,11 +32,11 @@ class Check(NamedTuple):
 
 
 class Checks:
-    """Every answer over a span of a site."""
+    """All comparisons over a span of a site."""
 
     def __init__(self, site: str, span: Span, erased: ErasedHours, *, whole: bool) -> None:
-        """Of the erased hours nothing can be compared. `whole` is whether all raw events are there: without the oldest
-        nobody can tell who is new."""
+        """Nothing that touches an incomplete hour is compared. `whole` tells whether all raw events are there. Without
+        the oldest, new visitors cannot be recounted."""
         self._site = site
         self._span = span
         self._erased = erased
@@ -52,7 +52,7 @@ class Checks:
             for dimension in (*EVENT_DIMENSIONS, *SESSION_DIMENSIONS):
                 yield self._top(dimension, self._span)
         yield self._visitors()
-        rng = random.Random(f"{self._site} {self._span}")  # noqa: S311  # any will do; the same every time help to look
+        rng = random.Random(f"{self._site} {self._span}")  # noqa: S311  # no secret; the same ranges every time
         start, end = self._span
         for _ in range(_RANDOM_RANGES):
             first, last = sorted(start + (end - start) * rng.random() for _ in range(2))
@@ -109,8 +109,8 @@ class Checks:
         )
 
     def _visitors(self) -> Check:
-        """Those who were first seen in the span; without old events, those who were last seen in it, and nothing of
-        what came first or may have come before: first touch, user, traits."""
+        """The visitors who were first seen in the span. Without the oldest events, those who were last seen in it, and
+        without first touch, user and traits, because these may come from events that are gone."""
         start, end = self._span
 
         def told(visitors: Iterator[Visitor]) -> dict[str, Values]:
@@ -150,7 +150,7 @@ class Checks:
         )
 
     def _known(self, *measures: object) -> Values:
-        """The measures that the raw events tell; the last one is new_visitors."""
+        """The measures that can be recounted. The last one, new_visitors, cannot without the oldest events."""
         return measures if self._whole else measures[:-1]
 
 

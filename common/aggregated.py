@@ -1,11 +1,11 @@
-"""The one rule that says which events are aggregated: those that are neither pending nor dead letters."""
+"""The condition for aggregated events: they are neither pending nor dead letters."""
 
 
 def is_aggregated(event: str = "e", *, probed: bool = False) -> str:
-    """An SQL condition on the events aliased `event`, of the site `%(site_id)s`.
+    """An SQL condition: the event with the alias `event`, of site `%(site_id)s`, is aggregated.
 
-    `probed` asks for two index probes for each event. Without it the planner may hash both tables, which is faster
-    where many events are looked at, but reads every expired row where a statement stops at its LIMIT.
+    `probed` forces two index probes for each event. Without it the planner may hash both tables. That is faster for
+    many events, but a statement with a LIMIT then reads all its candidates and not only the first.
     """
     barrier = " OFFSET 0" if probed else ""
     return f"""

@@ -1,4 +1,4 @@
-"""The one source of the present; everything that needs it is handed a clock."""
+"""The system clock. Code that needs the current time takes a Clock or the time itself as a parameter."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -7,5 +7,5 @@ Clock = Callable[[], datetime]
 
 
 def system_clock() -> datetime:
-    """The present as an aware datetime in UTC."""
+    """The current time as an aware datetime in UTC."""
     return datetime.now(UTC)

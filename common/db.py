@@ -1,4 +1,4 @@
-"""One process's way to Postgres: a pool, and what a transaction of each kind is."""
+"""Connections to Postgres: a pool, and how transactions and snapshots are opened."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,30 +20,30 @@ DatabaseFault = (
     sqlalchemy.exc.InterfaceError,
     sqlalchemy.exc.TimeoutError,
 )
-"""The errors raised when the database cannot be reached, is busy or gives up; no data is the cause."""
+"""The errors raised when the database cannot be reached, is busy or gives up. Data never causes them."""
 
 LOCK_TIMEOUT_MS = 5_000
 IDLE_TIMEOUT_MS = 60_000
-# Seconds; a host that is gone without a word is noticed within half a minute.
+# In seconds. A host that disappears without closing its connections is noticed within half a minute.
 _CONNECT = {"connect_timeout": 5, "keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3}
 
 
 class Database:
     """A pool of at most `pool_size` connections, opened when needed and tested before use.
 
-    Functions take a psycopg connection and never commit: the code that opens a transaction here ends it. The pool is
+    Functions that take a psycopg connection never commit. The code that opens a transaction here ends it. The pool is
     SQLAlchemy's; statements are plain SQL.
     """
 
     def __init__(self, url: str, *, application: str, pool_size: int = 8, statement_timeout_ms: int = 60_000) -> None:
-        """`statement_timeout_ms` bounds every statement; 0 = no bound on it and on its locks, for migrations only."""
+        """`statement_timeout_ms` bounds every statement. 0 = no bound on statements and locks, for migrations only."""
         lock_timeout_ms = LOCK_TIMEOUT_MS if statement_timeout_ms else 0
         options = (
             f"-c timezone=UTC -c statement_timeout={statement_timeout_ms} "
-            # A row that a frozen process has locked blocks others for a bounded time only.
+            # A row that a frozen process has locked blocks others only for a bounded time.
             f"-c lock_timeout={lock_timeout_ms} -c idle_in_transaction_session_timeout={IDLE_TIMEOUT_MS} "
-            # No statement here is long enough to win back what starting workers or compiling costs, and the planner
-            # takes a parallel scan of a whole table for cheaper than the index it has for every report.
+            # No statement runs long enough to repay the start of parallel workers or JIT compilation. The planner
+            # also estimates a parallel scan of a whole table to cost less than the index scan made for a report.
             "-c max_parallel_workers_per_gather=0 -c jit=off"
         )
         self._url = url
@@ -58,7 +58,7 @@ class Database:
         )
 
     def connect(self) -> psycopg.Connection[Any]:
-        """A connection outside the pool, not in autocommit; the caller's to test and to close."""
+        """A connection outside the pool, not in autocommit. The caller tests and closes it."""
         return psycopg.connect(plain_url(self._url), **self._connect_args)
 
     @contextmanager
@@ -100,5 +100,5 @@ def _driver_url(url: str) -> sa.URL:
 
 
 def plain_url(url: str) -> str:
-    """The URL as psql and psycopg take it, without the name of a driver; its password is kept."""
+    """The URL in the form that psql and psycopg take: without the name of a driver, with its password."""
     return sa.make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)

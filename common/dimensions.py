@@ -1,9 +1,9 @@
-"""The dimensions: what an event or a session is counted under. This is the one list of them.
+"""The list of dimensions: what rollups are kept by, such as page or country.
 
-`number` is the value of the proto enum and of `rollup_shards.dimension`; it never changes. An event
-dimension has an SQL expression over `events` (alias e) that gives the key or NULL, and the same rule in
-Python; the sessions column of the same name holds that key of the session's first event. A session
-dimension has only a sessions column. Tests hold the two rules against each other.
+`number` is the value of the proto enum and of `rollup_shards.dimension`; it never changes. An event dimension has an
+SQL expression over `events` (alias e) that gives the key or NULL, and the same rule in Python. Tests compare the two.
+Its column of `sessions` holds the key of the session's first event. A session dimension has only a column of
+`sessions`.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ class EventType(IntEnum):
 
 
 class KeyedEvent(Protocol):
-    """The part of an event that decides its keys; absent texts are None."""
+    """The fields of an event that its keys follow from. Absent texts are None."""
 
     @property
     def type(self) -> int: ...
@@ -50,18 +50,18 @@ class KeyedEvent(Protocol):
 
 @dataclass(frozen=True)
 class EventDimension:
-    """Events count under key(event), sessions under the key of their first event."""
+    """A dimension of events and sessions. An event's key is key(event), a session's that of its first event."""
 
     number: int
     column: str
-    """Column of `sessions` with the first event's key; "" for the overview, whose only key is ""."""
+    """The column of `sessions` with the first event's key; "" for the overview, whose only key is ""."""
     sql: str
     key: Callable[[KeyedEvent], str | None]
 
 
 @dataclass(frozen=True)
 class SessionDimension:
-    """Only sessions count, under their value of `column`."""
+    """A dimension of sessions only. A session's key is its value of `column`."""
 
     number: int
     column: str
@@ -106,14 +106,14 @@ EVENT_DIMENSIONS: tuple[EventDimension, ...] = (
 )
 SESSION_DIMENSIONS: tuple[SessionDimension, ...] = (ENTRY_PAGE, EXIT_PAGE)
 KEYED_EVENT_DIMENSIONS = EVENT_DIMENSIONS[1:]
-"""The event dimensions whose key a session keeps of its first event, in the order it keeps them."""
+"""The event dimensions for which a session stores the key of its first event, in the order of the columns."""
 
 Dimension = EventDimension | SessionDimension
 _RANKED: tuple[Dimension, ...] = (*KEYED_EVENT_DIMENSIONS, *SESSION_DIMENSIONS)
 BY_NUMBER = {dimension.number: dimension for dimension in _RANKED}
-"""The dimensions a top list can rank."""
+"""The dimensions that a top list can rank, by number."""
 
 
 def is_counted(number: int) -> bool:
-    """Whether rollup rows of the dimension hold counts by visitor (see common/visitor_sets.py), not plain sets."""
+    """Whether rollup rows of the dimension hold counts per visitor and not plain sets; see common/visitor_sets.py."""
     return isinstance(BY_NUMBER.get(number), SessionDimension)

@@ -1,4 +1,4 @@
-"""What surrounds every RPC: exceptions become rich statuses, and unreadable requests get a reason too."""
+"""Wraps every RPC handler: exceptions and requests that cannot be parsed become statuses with details."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -11,25 +11,25 @@ from common.errors import CallError, Reason, from_exception, to_status
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Handler = Any
-"""A grpc.RpcMethodHandler, which the library does not let be subscripted."""
+"""A grpc.RpcMethodHandler. That class cannot be subscripted at run time."""
 
 
 class _Malformed:
-    """Stands in for a request that could not be parsed."""
+    """Takes the place of a request that could not be parsed."""
 
 
 class ErrorBoundary:
-    """Registers RPCs with a server so that what a handler raises becomes the status that common/errors.py names for it.
+    """Registers RPCs with a server. What a handler raises becomes the status that common/errors.py makes of it.
 
-    It stands where generated code expects the server. An interceptor would be asked for the handler at every call;
-    this wraps each handler once.
+    It is passed to generated code instead of the server. gRPC runs an interceptor at every call; this wraps each
+    handler once.
     """
 
     def __init__(self, server: grpc.aio.Server) -> None:
         self._server = server
 
     def add_generic_rpc_handlers(self, handlers: Iterable[Handler]) -> None:
-        """Nothing: the same handlers are registered by name too."""
+        """Does nothing: generated code registers the same handlers by name as well."""
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
         """Registers the wrapped handlers of a service by their RPCs' names."""
@@ -75,7 +75,7 @@ def _unary(handle: Any) -> Any:
             return await handle(request, context)
         except (asyncio.CancelledError, grpc.aio.AbortError):
             raise
-        except Exception as error:  # every error has one way out: the status made of it
+        except Exception as error:  # every error is answered with the status made of it
             await _abort(context, error)
 
     return call
@@ -94,7 +94,7 @@ def _stream(handle: Any) -> Any:
                 yield response
         except (asyncio.CancelledError, grpc.aio.AbortError):
             raise
-        except Exception as error:  # every error has one way out: the status made of it
+        except Exception as error:  # every error is answered with the status made of it
             await _abort(context, error)
 
     return call

@@ -1,4 +1,4 @@
-"""Every error a client can be given, and the one place where errors become gRPC statuses.
+"""All errors that clients can get, and their conversion to gRPC statuses.
 
 The reasons are a contract: clients branch on them. `docs/errors.md` explains each.
 """
@@ -27,7 +27,7 @@ DOMAIN = "footfall"
 class Reason(StrEnum):
     """`google.rpc.ErrorInfo.reason` of a refused call, or `EventError.reason` of a rejected event."""
 
-    # A rejected event; its neighbours are kept.
+    # An event is rejected; the others of its batch are stored.
     EVENT_TYPE_REQUIRED = "EVENT_TYPE_REQUIRED"
     EVENT_NAME_REQUIRED = "EVENT_NAME_REQUIRED"
     VISITOR_REQUIRED = "VISITOR_REQUIRED"
@@ -39,7 +39,7 @@ class Reason(StrEnum):
     PROPERTY_NOT_SCALAR = "PROPERTY_NOT_SCALAR"
     PROPERTY_NOT_FINITE = "PROPERTY_NOT_FINITE"
     PROPERTIES_TOO_LARGE = "PROPERTIES_TOO_LARGE"
-    # A refused call; nothing of it is done.
+    # A call is refused; nothing of it is done.
     BATCH_TOO_MANY_EVENTS = "BATCH_TOO_MANY_EVENTS"
     MESSAGE_TOO_LARGE = "MESSAGE_TOO_LARGE"
     MESSAGE_MALFORMED = "MESSAGE_MALFORMED"
@@ -66,7 +66,7 @@ class Reason(StrEnum):
     TOO_MANY_BUCKETS = "TOO_MANY_BUCKETS"
     PAGE_TOKEN_INVALID = "PAGE_TOKEN_INVALID"
     CONFIRMATION_REQUIRED = "CONFIRMATION_REQUIRED"
-    # Nothing is wrong with the call; try it again or ask for less.
+    # The call is valid; the client may try again or ask for less.
     QUEUE_FULL = "QUEUE_FULL"
     SHUTTING_DOWN = "SHUTTING_DOWN"
     DATABASE_UNAVAILABLE = "DATABASE_UNAVAILABLE"
@@ -77,7 +77,7 @@ class Reason(StrEnum):
 
 @dataclass
 class CallError(Exception):
-    """A refused call: the status, the reason and the message that its client gets."""
+    """A call is refused. Holds the status, the reason and the message that the client gets."""
 
     code: grpc.StatusCode
     reason: Reason
@@ -93,10 +93,10 @@ _MOST_QUOTED = 100
 
 
 def quoted(text: str) -> str:
-    """A caller's text as a message shows it: in quotes, and at most 100 characters of it.
+    """A caller's text for use in a message: in quotes, cut to 100 characters.
 
-    An error travels in HTTP/2 trailers, which have 8 KiB for all of them; a client reports a larger one as a failure of
-    the connection, which it would retry.
+    Errors are sent in HTTP/2 trailers, which hold 8 KiB in all. If they are larger, the client reports a failed
+    connection, which it would retry.
     """
     return repr(text) if len(text) <= _MOST_QUOTED else f"{text[:_MOST_QUOTED]!r}…"
 
@@ -112,14 +112,14 @@ def site_not_found(slug: str) -> CallError:
 
 
 def site_closed(slug: str) -> CallError:
-    """PERMISSION_DENIED for events of a site that takes none."""
+    """PERMISSION_DENIED for events sent to a site that is disabled or being deleted."""
     return CallError(
         grpc.StatusCode.PERMISSION_DENIED, Reason.SITE_DISABLED, f"site {quoted(slug)} takes no events now"
     )
 
 
 def site_busy() -> CallError:
-    """UNAVAILABLE for a site that is being rebuilt, or that another transaction holds alone."""
+    """UNAVAILABLE for a site that is being rebuilt or whose lock another transaction holds exclusively."""
     return CallError(
         grpc.StatusCode.UNAVAILABLE,
         Reason.SITE_BUSY,
@@ -129,7 +129,7 @@ def site_busy() -> CallError:
 
 
 def from_exception(error: BaseException) -> CallError:
-    """The error that a client gets for any exception: never a stack trace, SQL or a key."""
+    """The error that a client gets for an exception. It never holds a stack trace, SQL or a key."""
     if isinstance(error, CallError):
         return error
     if isinstance(error, sqlalchemy.exc.DBAPIError) and error.orig is not None:
@@ -153,7 +153,7 @@ def from_exception(error: BaseException) -> CallError:
 
 
 def to_status(error: CallError) -> tuple[grpc.Status, Sequence[tuple[str, str]]]:
-    """The rich status (ErrorInfo, BadRequest, RetryInfo) and the extra trailing metadata of a refused call."""
+    """The status with details (ErrorInfo, BadRequest, RetryInfo) and the extra trailing metadata of a refused call."""
     details: list[error_details_pb2.ErrorInfo | error_details_pb2.BadRequest | error_details_pb2.RetryInfo] = [
         error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)
     ]

@@ -1,4 +1,4 @@
-"""The columns of `events` in one order. COPY writes them and statements read them by this declaration alone."""
+"""The columns of `events`, in the order in which COPY writes them and statements read them."""
 
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -36,4 +36,4 @@ class EventRow(NamedTuple):
 
 EVENT_COLUMNS = EventRow._fields
 CONTEXT_COLUMNS = EVENT_COLUMNS[EVENT_COLUMNS.index("source") : EVENT_COLUMNS.index("properties")]
-"""The columns that hold a `footfall.type.v1.Context`; their names are those of its fields."""
+"""The columns that hold a `footfall.type.v1.Context`. They have the names of its fields."""

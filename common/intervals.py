@@ -1,4 +1,4 @@
-"""Hours and days: their length, where they begin, and the numbers that rollup rows have for them. All in UTC."""
+"""Hours and days in UTC: their lengths, their bounds, and the numbers that rollup rows have for them."""
 
 from datetime import datetime, timedelta
 from enum import IntEnum
@@ -17,12 +17,12 @@ class RollupInterval(IntEnum):
 
 
 def floor(instant: datetime, unit: timedelta) -> datetime:
-    """The last whole unit at or before the instant, counted from 1970."""
+    """The last bound between two units at or before the instant. Units are counted from 1970."""
     return instant - (instant - EPOCH) % unit
 
 
 def ceil(instant: datetime, unit: timedelta) -> datetime:
-    """The first whole unit at or after the instant, counted from 1970."""
+    """The first bound between two units at or after the instant. Units are counted from 1970."""
     return instant + (EPOCH - instant) % unit
 
 

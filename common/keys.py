@@ -1,4 +1,4 @@
-"""Keys of callers, stored as SHA-256 hashes only and looked up through a cache of at most 5 s."""
+"""Write, read and admin keys: stored only as SHA-256 hashes, looked up through a cache of at most 5 s."""
 
 import asyncio
 import hashlib
@@ -17,7 +17,7 @@ from common.errors import CallError, Reason, quoted
 from common.sites import COLUMNS, Site
 
 CACHE_SECONDS = 4.0
-"""A second less than is promised, for the time that a look-up itself takes."""
+"""A second less than the 5 s promised, for the time that a look-up takes."""
 
 _FIND_KEY = f"""
 SELECT k.kind, k.expires_at, {COLUMNS}
@@ -27,7 +27,7 @@ WHERE k.key_sha256 = %s
 
 
 UNKNOWN_SECONDS = 1.0
-"""How long a key that is not known is not looked up again."""
+"""For how long an unknown key is not looked up again."""
 
 
 class KeyKind(IntEnum):
@@ -47,20 +47,20 @@ def new_key(kind: KeyKind) -> str:
 
 
 def hash_key(key: str) -> bytes:
-    """What is stored of a key. Keys are random, so a fast hash without salt is enough."""
+    """The form in which a key is stored. Keys are random, so a fast hash without salt is enough."""
     return hashlib.sha256(key.encode()).digest()
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key that was presented. `site` is None for keys of all sites."""
+    """A key that a caller sent. `site` is None for a key of all sites."""
 
     kind: KeyKind
     expires_at: datetime | None
     site: Site | None
 
     def authorize_site(self, slug: str) -> None:
-        """Raises CallError unless the key may read the site; a site's own key learns of no other site."""
+        """Raises CallError unless the key may read the site. The error does not tell whether the site exists."""
         if self.site is not None and self.site.slug != slug:
             raise CallError(
                 grpc.StatusCode.PERMISSION_DENIED,
@@ -71,18 +71,18 @@ class Key:
 
 
 class KeyRing:
-    """Finds keys by hash. A key that was ended elsewhere works on for at most 5 s."""
+    """Finds keys by hash. A key that was ended by another process is accepted for at most 5 s more."""
 
     def __init__(self, db: Database, clock: Clock) -> None:
         self._db = db
         self._clock = clock
         self._cache: TTLCache[bytes, Key] = TTLCache(maxsize=10_000, ttl=CACHE_SECONDS)
         self._unknown: TTLCache[bytes, None] = TTLCache(maxsize=10_000, ttl=UNKNOWN_SECONDS)
-        # Threads of its own: a long report must not delay the look-up of keys.
+        # Threads of its own, because a long report must not delay the look-up of keys.
         self._executor = ThreadPoolExecutor(2, thread_name_prefix="keys")
 
     async def authenticate(self, key: str | None, expected: str, *kinds: KeyKind) -> Key:
-        """The key, if it is valid now and of one of `kinds`; `expected` tells the client how to send one.
+        """The key, if it is valid now and of one of `kinds`. `expected` says in messages how to send one.
 
         Raises CallError: UNAUTHENTICATED without a valid key, PERMISSION_DENIED for another kind.
         """
@@ -119,7 +119,7 @@ class KeyRing:
         return Key(KeyKind(kind), expires_at, Site(*site) if site[0] is not None else None)
 
 
-def bearer(context: grpc.aio.ServicerContext) -> str | None:  # type: ignore[type-arg]  # says nothing of messages
+def bearer(context: grpc.aio.ServicerContext) -> str | None:  # type: ignore[type-arg]  # of any messages
     """The key in `authorization: Bearer <key>`, if there is one."""
     value = metadata_value(context, "authorization")
     if value is None:

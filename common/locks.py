@@ -1,7 +1,7 @@
-"""Every advisory lock the suite takes. They stand in one file so that no two mean different things by one number.
+"""All advisory locks. They are in one file so that no number is used for two purposes.
 
-Postgres keeps locks of one number apart from locks of two. A lock of a transaction ends with it, also when its
-process dies.
+Postgres keeps locks of one number apart from locks of two. A transaction's locks end with it, also when its process
+dies.
 """
 
 MIGRATION = 0x466F6F7466616C6C
@@ -15,7 +15,7 @@ _DAYS_PER_DIMENSION = 100_000
 def compaction_lock(site_id: int, dimension: int, day: int) -> tuple[int, int]:
     """Two numbers, held by the transaction that compacts one dimension of one day (counted from 1970) of a site.
 
-    Days below 100,000 reach to the year 2243, and there are at most 64 partitions, so no two locks meet.
+    Days below 100,000 reach to the year 2243, and there are at most 64 partitions, so no two locks have equal numbers.
     """
     return site_id, _COMPACTION + dimension * _DAYS_PER_DIMENSION + day
 
@@ -26,8 +26,8 @@ def partition_lock(site_id: int, partition: int) -> tuple[int, int]:
 
 
 def site_lock(site_id: int) -> tuple[int, int]:
-    """Two numbers: shared by every transaction that writes a site's derived rows, held alone by one that replaces
-    them (a rebuild), erases a visitor or deletes the site."""
+    """Two numbers. Every transaction that writes a site's derived rows holds the lock shared. One that replaces them
+    (a rebuild), erases a visitor or deletes the site holds it exclusively."""
     return site_id, -1
 
 
@@ -37,5 +37,5 @@ def cleanup_lock(site_id: int) -> tuple[int, int]:
 
 
 def job_lock(site_id: int, job: int) -> tuple[int, int]:
-    """Two numbers, held by the chunk that the schedule's job number `job` does for a site (0 = for all)."""
+    """Two numbers, held by a chunk of the schedule's job number `job` for a site (0 = for all sites)."""
     return site_id, -10 - job

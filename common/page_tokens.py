@@ -1,7 +1,7 @@
 """Page tokens: the cursor at which a list continues, sealed together with the request it belongs to.
 
-A token is the cursor as JSON plus a keyed hash over method, request and cursor. One changed byte, another
-request or another list makes it invalid, so a cursor that reaches SQL is one that this suite gave out.
+A token is the cursor as JSON and a keyed hash over method, request and cursor. A changed byte, another request or
+another list makes it invalid. So every cursor that reaches SQL was made by one of the services.
 """
 
 import base64
@@ -24,9 +24,9 @@ Cursor = Sequence[str | int | datetime]
 
 
 class PageTokens:
-    """Seals and opens the tokens of every list; all processes of the suite share the secret.
+    """Seals and opens page tokens with a secret that all processes share.
 
-    `load_secret` is called once, at the first use, so that a process starts while the database is away.
+    `load_secret` is called once, at the first use, so that a process can start while the database is unreachable.
     """
 
     def __init__(self, load_secret: Callable[[], bytes]) -> None:
@@ -57,7 +57,7 @@ class PageTokens:
 
     def _hash(self, request: tuple[str, ...], body: bytes) -> bytes:
         message = json.dumps(request).encode() + b"\0" + body
-        # `person` names the form of the cursor: a token of another release is invalid rather than misread.
+        # `person` names the form of the cursor: a token of a release with another form is invalid, not misread.
         return hashlib.blake2b(message, key=self._secret(), digest_size=_SEAL_BYTES, person=b"cursor 2").digest()
 
 

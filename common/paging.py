@@ -1,4 +1,4 @@
-"""What lists have in common: how large a page is, and when another follows."""
+"""Pages of lists: their size, and whether another page follows."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -14,18 +14,18 @@ Sent = TypeVar("Sent", bound=Message)
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1_000
 MAX_PAGE_BYTES = 3 * 1024 * 1024
-"""Clients take messages of 4 MiB unless told otherwise."""
+"""Clients accept messages of at most 4 MiB by default."""
 
 
 def bounded(field: str, value: int, *, default: int, most: int) -> int:
-    """A count that a client asks for: 0 = default, too much = the most. Raises CallError when negative."""
+    """The number that a client asks for: `default` for 0, and not over `most`. Raises CallError if it is negative."""
     if value < 0:
         raise invalid(field, Reason.VALUE_OUT_OF_RANGE, f"is {value}; it must be 0 (= {default}) or more")
     return min(value, most) or default
 
 
 def page_size(value: int) -> int:
-    """The page_size of a list request, made good."""
+    """The page_size of a list request: 0 means 100, at most 1,000. Raises CallError if negative."""
     return bounded("page_size", value, default=DEFAULT_PAGE_SIZE, most=MAX_PAGE_SIZE)
 
 
@@ -37,9 +37,10 @@ def cut_page(
     request: tuple[str, ...],
     cursor: Callable[[Row], Cursor],
 ) -> tuple[list[Sent], str]:
-    """Of `size + 1` rows that were asked for: the page's messages, and the token of the next page ("" on the last).
+    """The messages of a page, and the token of the next page ("" if this is the last).
 
-    A page also ends where its messages would pass 3 MiB, but not before the first.
+    `rows` are those of a query with LIMIT `size + 1`. A page also ends before the message that would take it over
+    3 MiB, but it has at least one.
     """
     page: list[Sent] = []
     total = 0

@@ -1,4 +1,4 @@
-"""Whether a process can do its work now: the database answers, and its schema is one that this release knows."""
+"""Whether a process can work now: the database answers, and its schema is the one that this release needs."""
 
 import asyncio
 import logging
@@ -11,25 +11,25 @@ _log = logging.getLogger(__name__)
 
 _INTERVAL_SECONDS = 1.0
 _TIMEOUT_SECONDS = 5.0
-"""A database that does not answer for so long is not reachable."""
+"""A database that does not answer within this time is not reachable."""
 
 
 class Readiness:
-    """Asks the database once a second, on a connection of its own, so that a full pool does not look like an outage."""
+    """Asks the database once a second. It uses its own connection, so that a full pool does not look like an outage."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
         self._asking: asyncio.Task[None] | None = None
 
     async def check_at_start(self) -> bool:
-        """Whether the database answers; then its schema is known. Raises SystemExit, with one line, if it is not."""
+        """Whether the database answers. Raises SystemExit with one line if its schema is not the one needed."""
         try:
             return await self._ready()
         except SchemaError as error:
             raise SystemExit(str(error)) from None
 
     async def watch(self, tell: Callable[[bool], Awaitable[None]]) -> None:
-        """Tells whether the process is ready, each time that changes, until it is cancelled."""
+        """Calls `tell` with whether the process is ready, at first and after each change, until it is cancelled."""
         before: bool | None = None
         while True:
             try:
@@ -44,7 +44,7 @@ class Readiness:
             await asyncio.sleep(_INTERVAL_SECONDS)
 
     async def _ready(self) -> bool:
-        # A thread that waits for a frozen database cannot be stopped: there is at most one.
+        # A thread that waits for a frozen database cannot be stopped, so there is at most one.
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(asyncio.to_thread(self._ask))
         try:

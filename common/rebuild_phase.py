@@ -1,4 +1,4 @@
-"""The phases of a rebuild, which every service that reads derived rows has to know."""
+"""The phases of a rebuild, for every service that reads derived rows."""
 
 from enum import IntEnum
 
@@ -16,10 +16,10 @@ class RebuildPhase(IntEnum):
 
 
 def rollups_incomplete(rebuild: str) -> str:
-    """An SQL condition on the `rebuilds` rows aliased so: the site's rollups are not whole."""
+    """An SQL condition on the row of `rebuilds` with the alias `rebuild`: the site's rollups are not whole."""
     return f"{rebuild}.phase < {RebuildPhase.REPLAYING}"
 
 
 def under_way(rebuild: str) -> str:
-    """An SQL condition on the `rebuilds` rows aliased so: the rebuild has not ended."""
+    """An SQL condition on the row of `rebuilds` with the alias `rebuild`: the rebuild has not ended."""
     return f"{rebuild}.phase < {RebuildPhase.DONE}"

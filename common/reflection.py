@@ -1,4 +1,4 @@
-"""Server reflection that keeps the protos' comments, so that `grpcurl describe` reads like the files."""
+"""Server reflection with the comments of the protos, so that `grpcurl describe` shows them."""
 
 from functools import cache
 from pathlib import Path
@@ -18,7 +18,7 @@ def _commented_files() -> dict[str, FileDescriptorProto]:
 
 
 class _CommentedFile:
-    """As much of a FileDescriptor as the reflection servicer uses; generated modules carry no comments."""
+    """The part of a FileDescriptor that the reflection servicer uses, with comments; generated modules have none."""
 
     def __init__(self, file: FileDescriptor) -> None:
         self._file = file
@@ -34,7 +34,7 @@ class _CommentedFile:
 
 
 class CommentedPool:
-    """The default descriptor pool, with comments in the files it gives out."""
+    """The default descriptor pool, with comments in the files that it returns."""
 
     def __init__(self) -> None:
         self._pool = descriptor_pool.Default()
@@ -46,7 +46,7 @@ class CommentedPool:
         try:
             return _CommentedFile(self._pool.FindFileContainingSymbol(symbol))
         except KeyError:
-            # The pool does not look into services, and `grpcurl describe` asks for RPCs by name.
+            # The pool does not find RPCs by this method, and `grpcurl describe` asks for them by name.
             return _CommentedFile(self._pool.FindMethodByName(symbol).containing_service.file)
 
     def __getattr__(self, name: str) -> Any:

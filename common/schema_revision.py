@@ -1,4 +1,4 @@
-"""Which revision of the schema a database has, and whether this release can serve on it."""
+"""The revision of a database's schema, and whether this release can serve on it."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ def known_revisions() -> list[str]:
 
 
 def check_revision(connection: psycopg.Connection[Any]) -> None:
-    """Raises SchemaError unless the schema is at the revision that this release needs; and a DatabaseFault."""
+    """Raises SchemaError unless the schema is at the revision that is needed, and the errors of DatabaseFault."""
     *_, needed = known = known_revisions()
     try:
         row = connection.execute(_REVISION).fetchone()

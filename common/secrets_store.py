@@ -1,4 +1,4 @@
-"""Secrets that all processes of the suite share."""
+"""Secrets that all processes share."""
 
 from common.db import Database
 from common.page_tokens import PageTokens
@@ -7,7 +7,7 @@ _PAGE_TOKEN_SECRET = "SELECT value FROM secrets WHERE name = 'page_tokens'"
 
 
 def page_tokens(db: Database) -> PageTokens:
-    """The sealer of page tokens, with the secret that the migrations made."""
+    """Page tokens sealed with the secret that the first migration has stored."""
 
     def load() -> bytes:
         with db.connection() as connection:

@@ -1,4 +1,4 @@
-"""Builds, serves and drains one gRPC server; the same for all three services."""
+"""Builds, serves and drains a gRPC server, in the same way for all three services."""
 
 import asyncio
 import gc
@@ -23,7 +23,7 @@ from common.settings import Settings
 _log = logging.getLogger(__name__)
 
 MAX_RECEIVE_BYTES = 32 * 1024 * 1024
-"""Far over every limit of ours, so that a message that is too large gets a reason from us."""
+"""Far above the services' own limits, so that they refuse a message that is too large, with a reason."""
 
 MAX_CONCURRENT_RPCS = 1_000
 """Over it gRPC answers RESOURCE_EXHAUSTED; open streams count."""
@@ -32,7 +32,7 @@ _OPTIONS = [
     ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
     ("grpc.max_send_message_length", -1),
     ("grpc.enable_channelz", 1),
-    # Clients on idle connections notice a dead host.
+    # A dead host is noticed on idle connections too, by the server and by clients that ping.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
 ]
@@ -44,7 +44,7 @@ OnStop = Callable[[], Awaitable[None]]
 def build_server(service: str, register: Register, *, shared_port: bool = False) -> tuple[grpc.aio.Server, Any]:
     """A server with `service` (full name), reflection, health and channelz, not yet listening."""
     server = grpc.aio.server(
-        # Shared only on purpose: two servers started at one address by mistake would divide its calls.
+        # Off by default: two servers started at one address by mistake would each get a part of its calls.
         options=[*_OPTIONS, ("grpc.so_reuseport", int(shared_port))],
         maximum_concurrent_rpcs=MAX_CONCURRENT_RPCS,
     )
@@ -66,20 +66,22 @@ async def serve(
     db: Database,
     on_drain: Callable[[], None] = lambda: None,
 ) -> None:
-    """Serves until SIGTERM, SIGINT or the parent's end; then `on_drain`, lets calls under way finish, and `on_stop`.
+    """Serves until SIGTERM, SIGINT or the end of the parent. Then calls `on_drain`, waits for calls under way and
+    awaits `on_stop`.
 
-    On `port`, unless the settings say otherwise. Health is of two names: "" is SERVING as long as the process lives,
-    the service's own name while the database answers too. Raises SystemExit, with one line, when the address cannot be
-    listened on or the schema of `db` is not the one that this release needs.
+    `port` is used unless the settings name an address. Health has two names: "" is SERVING as long as the process
+    lives, the service's full name while the database answers and has the schema that this release needs. Raises
+    SystemExit with one line if the address cannot be listened on or the schema of `db` is another one.
     """
-    # Before anybody can know that we are there, so that no signal finds us without a handler.
+    # First, so that a signal that comes during the start is handled too.
     stop = told_to_stop(settings)
     readiness = Readiness(db)
     ready = await readiness.check_at_start()
     server, health_servicer = build_server(service, register, shared_port=settings.shared_port)
     address = settings.listen or f"127.0.0.1:{port}"
     host, port = address.rpartition(":")[0], _listen(server, address, settings)
-    # Calls and pages make tuples by the ten thousand and hardly a cycle: looking for cycles took a fifth of the time.
+    # Calls and chunks make tens of thousands of tuples and hardly any cycle. The search for cycles took a fifth of the
+    # time.
     gc.freeze()
     gc.set_threshold(200_000, 20, 20)
     await server.start()
@@ -103,9 +105,9 @@ async def serve(
 
 
 def announce(settings: Settings, address: str) -> None:
-    """Writes the address file, if the settings name one: calls are answered from now on."""
+    """Writes the address file, if the settings name one. It says that calls are answered from now on."""
     if settings.address_file:
-        # Renamed into place, so that a reader never sees half of it.
+        # Written aside and renamed, so that a reader never sees a part of it.
         partial = settings.address_file.with_suffix(".partial")
         partial.write_text(address)
         os.replace(partial, settings.address_file)
@@ -116,7 +118,7 @@ def configure_logging(settings: Settings) -> None:
     logging.basicConfig(
         stream=sys.stderr, level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    # It warns at every tick that finds the last one still at work, which is how a busy loop is meant to be.
+    # It warns at every tick at which the last run is still at work. That is normal for a busy job.
     logging.getLogger("apscheduler").setLevel(logging.ERROR)
 
 
@@ -135,13 +137,13 @@ def _listen(server: grpc.aio.Server, address: str, settings: Settings) -> int:
 
 
 def told_to_stop(settings: Settings) -> asyncio.Event:
-    """Is set by SIGTERM, by SIGINT and, if the settings say so, by the end of standard input."""
+    """An event that is set by SIGTERM, by SIGINT and, if the settings say so, by the end of standard input."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     if settings.stop_with_parent:
-        # A pipe from the parent ends with it however it dies, on every system.
+        # The pipe from the parent is closed however the parent ends, on every system.
         stdin = sys.stdin.fileno()
 
         def read() -> None:

@@ -19,10 +19,10 @@ class Settings(BaseSettings):
     """host:port to serve on; port 0 takes a free one. "" = 127.0.0.1 and the service's own port."""
 
     address_file: Path | None = None
-    """Where to write the host:port really served on, once calls are answered."""
+    """A file into which the host:port really served on is written once calls are answered."""
 
     stop_with_parent: bool = False
-    """Drain and stop when standard input ends, so that no process outlives the one that started it."""
+    """Drain and stop when standard input ends, so that the process does not outlive the one that started it."""
 
     workers: int = Field(default=1, ge=1)
     """Processes of the service that share its port."""
@@ -39,60 +39,61 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     drain_seconds: float = Field(default=10.0, ge=0)
-    """How long calls under way may take after SIGTERM."""
+    """How long calls under way may take after SIGTERM, in s."""
 
     statement_timeout_ms: int = Field(default=30_000, ge=1)
-    """Longest a statement may run for a caller, in ms."""
+    """How long a statement may run for a caller, in ms."""
 
     pool_size: int = Field(default=8, ge=1)
-    """Database connections a process keeps at most."""
+    """How many database connections the pool of a process has at most."""
 
     admin_key: str = ""
-    """An admin key that the admin process stores at its start unless it is known; how the first one comes in."""
+    """An admin key that the admin process stores at its start, unless it is stored already. The first admin key of an
+    installation comes from here."""
 
     max_batch_events: int = Field(default=500, ge=1, le=10_000)
-    """Events one ingest batch may hold."""
+    """How many events an ingest batch may hold."""
 
     ingest_queue_events: int = Field(default=20_000, ge=1)
-    """Events an ingest process holds in memory before it pushes back."""
+    """How many events wait in an ingest process at most. Then it refuses batches and slows streams down."""
 
     aggregate: bool = True
-    """Whether the admin process aggregates by itself."""
+    """Whether the admin process aggregates by itself, without an RPC."""
 
     schedule: bool = True
     """Whether the admin process runs any job by itself, aggregation included."""
 
     aggregate_seconds: float = Field(default=0.2, ge=0)
-    """How often the admin process aggregates, in s; as for the next four, 0 = not by itself."""
+    """Seconds between two runs of aggregation; 0 = the admin process does not run it. The next four are alike."""
 
     fold_seconds: float = Field(default=10.0, ge=0)
-    """How often it compacts rollup deltas. Meanwhile a key gains at most one delta for each chunk of aggregation."""
+    """Compaction of rollup deltas. Between two runs a key gains at most one delta for each chunk of aggregation."""
 
     retry_seconds: float = Field(default=3_600.0, ge=0)
-    """How often it gives dead letters of an hour ago or earlier another three attempts."""
+    """The retry of dead letters that failed at least an hour ago: each gets three more attempts."""
 
     cleanup_seconds: float = Field(default=600.0, ge=0)
-    """How often it deletes what has passed its retention."""
+    """Cleanup: deleting what has passed its retention."""
 
     prune_seconds: float = Field(default=60.0, ge=0)
-    """How often it deletes expired dedupe keys."""
+    """Pruning: deleting expired dedupe keys."""
 
     run_seconds: float = Field(default=10.0, gt=0)
-    """The longest that one run of a job takes while there is work, in s."""
+    """After so many seconds a run of a job ends, even if there is work left."""
 
     run_pages: int = Field(default=1_000, ge=1)
-    """How many chunks one run of a job does at most."""
+    """How many chunks a run of a job does at most."""
 
     @model_validator(mode="after")
     def _whole_pair(self) -> Self:
-        # Half a pair must not come up in plain text.
+        # A server with only one of the two would serve in plain text.
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("FOOTFALL_TLS_CERTIFICATE and FOOTFALL_TLS_KEY go together")
         return self
 
     @classmethod
     def from_environment(cls) -> "Settings":
-        """What the environment says. Raises SystemExit, naming the variables, when that makes no sense."""
+        """The settings from the environment. Raises SystemExit with the names of the variables that are not valid."""
         try:
             return cls()  # type: ignore[call-arg]  # the library fills it in
         except ValidationError as error:

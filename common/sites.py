@@ -1,4 +1,4 @@
-"""What the services know of a site."""
+"""A site as all services read it, and how it is found."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -23,7 +23,7 @@ ACTIVE = 1
 DISABLED = 2
 DELETING = 3
 
-# The site of a slug, and of a number.
+# A site by its slug, and by its number.
 _BY_SLUG = f"SELECT {COLUMNS} FROM sites s WHERE s.slug = %s"
 _BY_ID = f"SELECT {COLUMNS} FROM sites s WHERE s.site_id = %s"
 
@@ -47,9 +47,11 @@ class Site:
     denied_property_keys: list[str]
     allowed_origins: list[str]
     raw_from: datetime | None
-    """From when on raw events and sessions are whole; None: nothing has been cleaned up. So for the next two."""
+    """From when on raw events and sessions are whole. None = none has been deleted by cleanup."""
     hours_from: datetime | None
+    """The same for hour rows."""
     days_from: datetime | None
+    """The same for day rows."""
     created_at: datetime
     updated_at: datetime
 
@@ -76,12 +78,12 @@ class Site:
 
     @property
     def dedupe_retention(self) -> timedelta:
-        """How long a repeated event is known as a duplicate."""
+        """For how long a repeated event is recognised as a duplicate."""
         return timedelta(microseconds=self.dedupe_retention_us)
 
 
 def find_site(connection: psycopg.Connection[Any], slug: str, *, or_deleting: bool = False) -> Site:
-    """The site of that slug. Raises CallError (NOT_FOUND) when there is none.
+    """The site with the slug. Raises CallError (NOT_FOUND) if there is none.
 
     A site that is being deleted is found only with `or_deleting`.
     """
@@ -93,7 +95,7 @@ def find_site(connection: psycopg.Connection[Any], slug: str, *, or_deleting: bo
 
 
 def site_of_id(connection: psycopg.Connection[Any], site_id: int) -> Site | None:
-    """The site of that number, whatever its status; None when there is none."""
+    """The site with the number, whatever its status; None if there is none."""
     return _one(connection, _BY_ID, site_id)
 
 

@@ -10,7 +10,7 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 def from_timestamp(value: Timestamp) -> datetime:
-    """The instant, cut to the microsecond. Raises ValueError outside the years 1–9999 or for nanos out of range."""
+    """The instant, cut to the microsecond. Raises ValueError outside the years 1–9999 and for nanos out of range."""
     if not 0 <= value.nanos < 1_000_000_000:
         raise ValueError("nanos must be 0–999,999,999")
     try:
@@ -20,7 +20,7 @@ def from_timestamp(value: Timestamp) -> datetime:
 
 
 def bound_from_timestamp(value: Timestamp) -> datetime:
-    """The instant as a bound over stored times: rounded up, for those are cut to the microsecond."""
+    """The instant as a bound for stored times. It is rounded up, because stored times are cut to the microsecond."""
     instant = from_timestamp(value)
     return instant + _MICROSECOND if value.nanos % 1000 else instant
 
@@ -32,7 +32,7 @@ def to_timestamp(value: datetime) -> Timestamp:
 
 
 def to_duration(micros: int) -> Duration:
-    """A non-negative length given in µs."""
+    """The length, given in µs, as a Duration. It must not be negative."""
     return Duration(seconds=micros // 1_000_000, nanos=micros % 1_000_000 * 1000)
 
 

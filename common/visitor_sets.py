@@ -1,17 +1,17 @@
 """Exact sets of visitors as bytes, in the two forms that rollup rows hold.
 
-An event dimension's row holds a plain set: a visitor is in it once it has an event there, and never
-leaves. Sets of several rows are united.
+A row of an event dimension holds a plain set: the visitors who have an event under the key. A visitor never leaves it.
+Sets of several rows are united.
 
-A session dimension's row holds counts: how many of a visitor's sessions stand under the key. A session
-may move from one key to another (its exit page changes as it grows), so a row can take visitors away:
-counts of several rows are added, and the visitors with a positive sum are in the set. Almost every count
-is 1, so a row is written as one Roaring bitmap per distinct count.
+A row of a session dimension holds counts: how many of a visitor's sessions are under the key. A session can move to
+another key (its exit page changes as it grows), so counts in a row can be negative. Counts of several rows are added,
+and the visitors with a positive sum are in the set. Almost every count is 1, so a row is written as one set for each
+distinct count.
 
-A large set is a Roaring bitmap in its portable form: Lemire et al., "Roaring Bitmaps: Implementation of an
-Optimized Software Library" (2018). A small one is a list: a byte that says how many bytes a number takes, 1 to 4, then
-the numbers, ascending, little-endian. Most rows are of few visitors (a page in an hour), and a bitmap of one takes
-18 bytes where a list takes 4. Each set is written in one way only, whichever is shorter.
+A large set is a Roaring bitmap in its portable form: Lemire et al., "Roaring Bitmaps: Implementation of an Optimized
+Software Library" (2018). A small set is a list: a byte that says how many bytes a number takes (1 to 4), then the
+numbers, ascending, little-endian. Most rows are of few visitors (a page in an hour), and a bitmap of one visitor takes
+18 bytes where a list takes 4. Every set has one encoding: the shorter one up to 64 visitors, a bitmap above.
 """
 
 import struct
@@ -24,22 +24,22 @@ _RUNS_COOKIE = 12347
 _U32 = struct.Struct("<I")
 _WIDEST = 4
 _MOST_LISTED = 64
-"""A longer list is never the shorter form by much."""
+"""The most visitors of a list. Sets of more are always bitmaps."""
 _SHORTEST_BITMAP = 15
-"""Bytes of a bitmap of one run."""
+"""The bytes of a bitmap of one run."""
 _TAGS = [bytes([width]) for width in range(_WIDEST + 1)]
 
 HEAD_BYTES = 1_000
-"""Enough for 16 million visitor numbers, and a small part of a large set."""
+"""The first bytes of a set that cardinality_of reads: enough for visitor numbers up to 16 million."""
 
 _GROUP = struct.Struct("<bB")
-"""Head of a group of visitors with one count: the count, and the bytes of the set that follows."""
+"""The head of a group of visitors with one count: the count, and the length of the set that follows, in bytes."""
 _WIDE_GROUP = struct.Struct("<iI")
-"""As _GROUP, where one of them needs more; it comes after a byte that is 0, which no count is."""
+"""The same for larger numbers, after a byte that is 0. No group has the count 0, so the byte tells the heads apart."""
 
 
 def encode_set(visitors: Collection[int] | BitMap) -> bytes:
-    """A plain set of visitor numbers (0 to 2³²−1), which may be repeated."""
+    """Encodes a plain set of visitor numbers (0 to 2³²−1). Numbers may be repeated."""
     if len(visitors) == 1:
         # Most deltas are of one visitor.
         [visitor] = visitors
@@ -69,12 +69,12 @@ def _encode_bitmap(bitmap: BitMap) -> bytes:
 
 
 def _width(number: int) -> int:
-    """The bytes it takes."""
+    """How many bytes the number takes."""
     return (number.bit_length() + 7) // 8 or 1
 
 
 def _few(row: bytes) -> Sequence[int] | None:
-    """The visitors of a set that is a list; None for a bitmap, which begins with 0x3A or 0x3B."""
+    """The visitors of a set in the form of a list; None for a bitmap, which begins with 0x3A or 0x3B."""
     match row[0]:
         case 1:
             return row[1:]
@@ -89,9 +89,9 @@ def _few(row: bytes) -> Sequence[int] | None:
 
 
 def cardinality_of(head: bytes) -> int | None:
-    """How many visitors a plain set holds, read from its first HEAD_BYTES; None if that takes more bytes.
+    """How many visitors a plain set holds, read from its first HEAD_BYTES; None if they are not enough.
 
-    A list is within them as a whole. The head of a serialised Roaring bitmap names the cardinality of each of its
+    They hold every list as a whole. The head of a serialised Roaring bitmap has the cardinality of each of its
     containers: see "Roaring bitmap format specification", RoaringFormatSpec.
     """
     if head[0] <= _WIDEST:
@@ -132,7 +132,7 @@ def cardinality_sql(column: str) -> str:
 
 
 def union_of_sets(rows: Iterable[bytes]) -> BitMap:
-    """The visitors of any of the rows."""
+    """The union of several plain sets."""
     listed: list[int] = []
     bitmaps: list[BitMap] = []
     for row in rows:
@@ -147,7 +147,7 @@ def union_of_sets(rows: Iterable[bytes]) -> BitMap:
 
 
 def encode_counts(counts: Mapping[int, int]) -> bytes:
-    """Counts by visitor number, negative where sessions were taken away; zeros are left out."""
+    """Encodes counts by visitor number. They are negative where sessions were taken back. Zeros are left out."""
     groups: defaultdict[int, list[int]] = defaultdict(list)
     for visitor, count in counts.items():
         if count:
@@ -156,18 +156,18 @@ def encode_counts(counts: Mapping[int, int]) -> bytes:
 
 
 def positive_of_counts(rows: Iterable[bytes]) -> BitMap:
-    """The visitors whose counts in all the rows add up to more than 0."""
+    """The visitors whose counts in all rows add up to more than 0."""
     total = _sum_of_counts(rows)
     return BitMap.union(BitMap(), *(visitors for count, visitors in total.items() if count > 0))
 
 
 def merge_sets(rows: Sequence[bytes]) -> bytes:
-    """One row of plain sets for several."""
+    """Merges several plain sets into one."""
     return rows[0] if len(rows) == 1 else encode_set(union_of_sets(rows))
 
 
 def merge_counts(rows: Sequence[bytes]) -> bytes:
-    """One row of counts for several."""
+    """Merges several rows of counts into one."""
     if len(rows) == 1:
         return rows[0]
     total = _sum_of_counts(rows)
@@ -176,7 +176,7 @@ def merge_counts(rows: Sequence[bytes]) -> bytes:
 
 def _sum_of_counts(rows: Iterable[bytes]) -> dict[int, BitMap]:
     total: defaultdict[int, BitMap] = defaultdict(BitMap)
-    # Most groups are of few visitors: these are added up as numbers first.
+    # Most groups are of few visitors. Those are added up as numbers first.
     numbers: defaultdict[int, int] = defaultdict(int)
     for row in rows:
         for count, body in _groups(row):
@@ -215,7 +215,7 @@ def _groups(row: bytes) -> Iterable[tuple[int, bytes]]:
 
 
 def _add_group(total: defaultdict[int, BitMap], count: int, visitors: BitMap) -> None:
-    """Adds `count` to each of the visitors; a visitor stands in at most one group of `total`."""
+    """Adds `count` to each of the visitors. A visitor is in at most one group of `total`."""
     moved: list[tuple[int, BitMap]] = []
     for old in list(total):
         both = total[old] & visitors

@@ -1,4 +1,4 @@
-"""One service in several processes that share its port, where one process is held up by the interpreter's lock."""
+"""Runs a service in several processes that share its port, because the interpreter's lock limits a single one."""
 
 import argparse
 import asyncio
@@ -21,13 +21,13 @@ _log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.05
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0
 _GRACE_SECONDS = 5.0
-"""What a worker may take beyond its drain before it is killed."""
+"""How long a worker may take beyond its time to drain before it is killed."""
 
 
 def run(package: str, port: int, main: Callable[[Settings], Coroutine[Any, Any, None]]) -> None:
-    """What `python -m <package>` does: `main` in this process, or in `--workers N` / FOOTFALL_WORKERS of its kind.
+    """Runs `python -m <package>`: `main` in this process, or with `--workers N` (FOOTFALL_WORKERS) in N processes.
 
-    Raises SystemExit, with a line that says why, for settings that make no sense and an address that is taken.
+    Raises SystemExit with a line that says why, for settings that are not valid and for an address that is taken.
     """
     settings = Settings.from_environment()
     parser = argparse.ArgumentParser(prog=f"python -m {package}")
@@ -43,7 +43,7 @@ def run(package: str, port: int, main: Callable[[Settings], Coroutine[Any, Any, 
 
 
 class _Worker:
-    """One of the processes: a fresh interpreter, for gRPC does not survive a fork."""
+    """One of the processes. It is a fresh interpreter, because gRPC does not survive a fork."""
 
     def __init__(self, package: str, address: str, address_file: Path) -> None:
         self._package = package
@@ -54,11 +54,11 @@ class _Worker:
 
     @property
     def answers(self) -> bool:
-        """Whether it has come so far that it answers calls."""
+        """Whether the process answers calls yet."""
         return self._address_file.exists()
 
     async def keep_alive(self) -> None:
-        """Starts the process again whenever it ends; pauses longer each time it never came to answer."""
+        """Starts the process again whenever it ends. The pause doubles, up to 10 s, while it ends before it answers."""
         while True:
             while self._process.poll() is None:
                 await asyncio.sleep(_POLL_SECONDS)
@@ -74,12 +74,12 @@ class _Worker:
                 _log.warning("no worker can be started now: %s", error)
 
     def terminate(self) -> None:
-        """Lets it drain."""
+        """Tells the process to drain and end."""
         if self._process.poll() is None:
             self._process.terminate()
 
     async def ended(self, seconds: float) -> None:
-        """Returns once it has ended; after so many seconds it is killed."""
+        """Returns once the process has ended. It is killed after `seconds`."""
         until = asyncio.get_running_loop().time() + seconds
         while self._process.poll() is None:
             if asyncio.get_running_loop().time() > until:
@@ -94,10 +94,10 @@ class _Worker:
             "FOOTFALL_SHARED_PORT": "true",
             "FOOTFALL_LISTEN": self._address,
             "FOOTFALL_ADDRESS_FILE": str(self._address_file),
-            # However the supervisor ends, its workers do too.
+            # The workers end however the supervisor ends.
             "FOOTFALL_STOP_WITH_PARENT": "true",
         }
-        # A session of its own: Ctrl-C reaches only the supervisor, which stops all in order.
+        # A process session of its own: Ctrl-C reaches only the supervisor, which stops the workers in order.
         return subprocess.Popen(
             [sys.executable, "-P", "-m", self._package],
             stdin=subprocess.PIPE,
@@ -136,16 +136,16 @@ async def _announce_when_all_answer(workers: list[_Worker], address: str, settin
 
 
 def _held_port(address: str) -> socket.socket:
-    """A socket bound to the address that lets others share it, and never listens. Raises OSError when it is taken.
+    """A socket that is bound to the address, allows sharing and never listens. Raises OSError if the address is taken.
 
-    Held as long as the workers run, so that the port stays theirs while one of them is started again.
+    It is held as long as the workers run, so that no other program takes the port while a worker is started again.
     """
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
     family, kind, protocol, _, target = socket.getaddrinfo(
         host or None, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
-    # First without sharing: a port that another program shares with its own processes would be shared with ours too.
+    # Tried without sharing first: a port that another program shares among its processes would be shared here too.
     with socket.socket(family, kind, protocol) as alone:
         alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         alone.bind(target)

@@ -1,4 +1,4 @@
-"""`python -m ingest_svc`: ingest, configured by FOOTFALL_* variables."""
+"""`python -m ingest_svc`: one ingest process, configured by FOOTFALL_* variables."""
 
 from footfall.ingest.v1 import ingest_pb2_grpc
 
@@ -14,11 +14,11 @@ from ingest_svc.servicer import SERVICE, IngestServicer
 PORT = 50051
 
 _TRANSACTIONS = 2
-"""At once: while Postgres works on one, the rows of the other are put together. A third gained nothing."""
+"""How many run at once. While Postgres works on one, the rows of the other are put together. A third gained nothing."""
 
 
 async def main(settings: Settings) -> None:
-    """Serves until a signal to stop; then commits what is queued."""
+    """Serves until a signal to stop, and commits what is queued then."""
     db = Database(settings.database_url, application="footfall ingest", pool_size=settings.pool_size)
     keys = KeyRing(db, system_clock)
     commits = [DatabaseCommit(db, system_clock) for _ in range(_TRANSACTIONS)]

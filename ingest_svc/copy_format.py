@@ -1,4 +1,4 @@
-"""The binary form in which rows and keys are handed to Postgres.
+"""The binary form in which events and dedupe keys are sent to Postgres.
 
 Postgres reads it with a sixth less CPU than text (measured: 11.0 instead of 13.2 µs an event, keys and indexes
 included), and nothing in it has to be escaped.
@@ -16,7 +16,7 @@ from psycopg.pq import Format
 from common.event_columns import EVENT_COLUMNS
 
 POSTGRES_EPOCH_MICROS = 946_684_800_000_000
-"""2000-01-01 UTC, from which Postgres counts, in µs since 1970."""
+"""2000-01-01 UTC, where Postgres's timestamps begin, in µs since 1970."""
 
 NULL = struct.pack(">i", -1)
 
@@ -34,7 +34,7 @@ _UUID_LENGTH = _INT4.pack(_UUID_BYTES)
 
 
 def text_field(text: str) -> bytes:
-    """A text; the empty one is NULL."""
+    """A text as a field of a row; the empty text is NULL."""
     if not text:
         return NULL
     encoded = text.encode()
@@ -42,13 +42,13 @@ def text_field(text: str) -> bytes:
 
 
 def json_field(text: str) -> bytes:
-    """JSON as jsonb; the empty text is NULL."""
-    # The byte is the version of jsonb's binary form.
+    """JSON as a field of type jsonb; the empty text is NULL."""
+    # The first byte is the version of jsonb's binary form.
     return text_field("\1" + text) if text else NULL
 
 
 def event_start(occurred_at: int, received_at: int, event_id: bytes, kind: int) -> bytes:
-    """occurred_at … type; times in µs since 1970 UTC, the id as the 16 bytes of a UUID."""
+    """The fields from occurred_at to type. Times are in µs since 1970 UTC, the id is the 16 bytes of a UUID."""
     return _EVENT_START.pack(
         8,
         occurred_at - POSTGRES_EPOCH_MICROS,
@@ -62,19 +62,19 @@ def event_start(occurred_at: int, received_at: int, event_id: bytes, kind: int) 
 
 
 def copy_lines(batch_id: int, site_id: int, events: Sequence[bytes]) -> bytes:
-    """The rows of one batch; `events` are their fields from occurred_at on, in the order of `ord`."""
+    """The rows of one batch. `events` are their fields from occurred_at on, in the order of `ord`."""
     start = _ROW_START.pack(len(EVENT_COLUMNS), 8, batch_id, 4, site_id, 4)
-    # Joined by what every row begins with, so that no Python code runs for each.
+    # The separator of the join is what every row begins with, so that no Python code runs for each row.
     return start + start.join(map(operator.add, map(_INT4.pack, range(len(events))), events))
 
 
 def copy_data(lines: Sequence[bytes]) -> bytes:
-    """What a whole COPY is sent."""
+    """The data of a whole COPY: header, rows and trailer."""
     return b"".join(chain((_HEADER,), lines, (_TRAILER,)))
 
 
 class UuidArray:
-    """A parameter of type uuid[], from the 16 bytes of each."""
+    """A parameter of type uuid[], made from the 16 bytes of each UUID."""
 
     def __init__(self, uuids: Sequence[bytes]) -> None:
         header = _ARRAY_HEADER.pack(1, 0, _UUID_OID, len(uuids), 1)

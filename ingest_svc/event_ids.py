@@ -1,10 +1,10 @@
-"""Ids of events: 16 bytes by which a repeated event is known. Pure."""
+"""Ids of events: the 16 bytes by which a repeated event is recognised. Pure."""
 
 import json
 from hashlib import blake2b
 
 _ID, _CONTENT = b"event id", b"event content"
-"""Personalisations of BLAKE2b: an id and a content never have the same hash."""
+"""Personalisations of BLAKE2b, so that an id and a content never have the same hash."""
 
 
 def uuid_bytes(text: str) -> bytes | None:
@@ -12,7 +12,7 @@ def uuid_bytes(text: str) -> bytes | None:
     if len(text) != 36 or text[8:24:5] != "----":
         return None
     try:
-        # fromhex skips white space, and hyphens elsewhere are taken out too: both leave less than 16 bytes.
+        # fromhex skips white space, and hyphens at other places are removed too. Both leave less than 16 bytes.
         found = bytes.fromhex(text.replace("-", ""))
     except ValueError:
         return None
@@ -25,6 +25,6 @@ def hashed_id(text: str) -> bytes:
 
 
 def hashed_content(parts: tuple[str | int, ...], properties: bytes) -> bytes:
-    """The 16 bytes for an event without an id: BLAKE2b of its content, the properties serialised deterministically."""
-    # JSON keeps the parts apart, whatever characters they hold.
+    """The 16 bytes for an event without an id: BLAKE2b of its content, with deterministically serialised properties."""
+    # JSON keeps the parts apart, whatever characters they contain.
     return blake2b(json.dumps(parts).encode() + b"\0" + properties, digest_size=16, person=_CONTENT).digest()

@@ -1,7 +1,7 @@
 """Turns the events of a request into rows that are ready to be stored. Pure.
 
-A row is encoded for COPY here, where calls run side by side, and not in the transaction. The rules that reject an
-event are those of judge.py, the bytes those of copy_format.py.
+A row is encoded for COPY here, on the event loop, so that little is left to do in the transaction. judge.py has the
+rules that reject an event, copy_format.py the form of the bytes.
 """
 
 import json
@@ -23,7 +23,7 @@ from ingest_svc.copy_format import NULL, event_start, json_field, text_field
 from ingest_svc.event_ids import hashed_content, hashed_id, uuid_bytes
 from ingest_svc.judge import IngestRequest, Rejection, TimeBounds, cut_text, judge, kept_properties, without_nul
 
-# Paths, titles and contexts repeat. What is kept of them is bounded: short ones, a few MB in all.
+# Paths, titles and contexts repeat, so their encoded forms are cached: only those of short ones, a few MB in all.
 _LONGEST_COMMON_TEXT = 200
 _MOST_COMMON_TEXTS = 16_384
 _COMMON_TEXTS: dict[str, bytes] = {}
@@ -43,12 +43,12 @@ class Row(NamedTuple):
     """Its columns from occurred_at on, in the order of common/event_columns.py and the form of copy_format.py."""
 
 
-# The constructor of a named tuple is a Python function; this one is not.
+# Faster than the constructor of a named tuple, which is a Python function.
 _new_row = cast(Callable[[tuple[int, bytes | None, bytes]], Row], partial(tuple.__new__, Row))
 
 
 def to_rows(request: IngestRequest, site: Site, now: datetime) -> tuple[list[Row], list[ingest_pb2.EventError]]:
-    """The request's good events as rows, and an error for each of the others, both in order."""
+    """The valid events of a request as rows, and an error for each of the others, both in the order of the request."""
     encoder = _Encoder(request.defaults, site, now)
     rows: list[Row] = []
     errors: list[ingest_pb2.EventError] = []
@@ -61,9 +61,9 @@ def to_rows(request: IngestRequest, site: Site, now: datetime) -> tuple[list[Row
 
 
 class _Encoder:
-    """Encodes the events of one batch; what they share is encoded once.
+    """Encodes the events of one batch. The defaults of the batch are encoded once.
 
-    This is where ingest spends its own time, so texts that were encoded before are looked up.
+    The CPU time of ingest is spent here, so texts that were encoded before are looked up in a cache.
     """
 
     def __init__(self, defaults: ingest_pb2.EventDefaults, site: Site, now: datetime) -> None:
@@ -92,7 +92,7 @@ class _Encoder:
         dedupe_key: bytes | None
         if sent_id:
             found = uuid_bytes(sent_id)
-            # The id is stored as it was sent where the UUID does not give it back.
+            # The id's text is stored too if it does not follow from the UUID.
             if found is None or sent_id != sent_id.lower():
                 id_text = _own_text("event_id", sent_id)
             event_id = dedupe_key = hashed_id(sent_id) if found is None else found
@@ -103,7 +103,7 @@ class _Encoder:
         path, title, referrer = event.path, event.title, event.referrer
         fields = b"".join(
             (
-                # Events without a time are stored a µs apart, so that those of a batch keep their order.
+                # Events without a time get times a µs apart, so that the events of a batch keep their order.
                 event_start(self._now + index if occurred_at is None else occurred_at, self._now, event_id, kind),
                 who,
                 id_text,
@@ -132,7 +132,8 @@ class _Encoder:
         return (_common_context if both <= _LONGEST_COMMON_CONTEXT else _context_fields)(own, self._default_context)
 
     def _properties(self, properties: Struct) -> bytes:
-        # Properties from lists of values repeat and are found again; those with an id or a price cost a vain look-up.
+        # Properties whose values come from short lists repeat and are found in the cache. Those with an id or a price
+        # cost a look-up that finds nothing.
         sent = properties.SerializeToString()
         encode = _common_properties if len(sent) <= _LONGEST_COMMON_PROPERTIES else _property_field
         return encode(sent, self._allowed, self._denied)
@@ -144,7 +145,7 @@ def _own_text(field: str, text: str) -> bytes:
 
 
 def _common_text(field: str, text: str) -> bytes:
-    """As `_own_text`, cut, and remembered if it is short. Raises Rejection as that does."""
+    """As `_own_text`, but cut to 2,000 bytes, and cached if the text is short. Raises Rejection for a NUL character."""
     encoded = _own_text(field, cut_text(text))
     if len(text) <= _LONGEST_COMMON_TEXT:
         if len(_COMMON_TEXTS) >= _MOST_COMMON_TEXTS:
@@ -160,7 +161,7 @@ def _context_fields(own: bytes, default: bytes) -> bytes:
 
 
 def _property_field(sent: bytes, allowed: frozenset[str], denied: frozenset[str]) -> bytes:
-    """The column of a serialised Struct. Raises Rejection as `kept_properties` does."""
+    """The column `properties` for a serialised Struct. Raises Rejection as `kept_properties` does."""
     kept = kept_properties(Struct.FromString(sent), allowed, denied)
     return json_field(_to_json(kept)) if kept else NULL
 

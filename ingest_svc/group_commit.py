@@ -1,4 +1,4 @@
-"""Group commit: the calls that wait share one transaction, and each is answered after its COMMIT."""
+"""Group commit: waiting calls share one transaction, and each is answered after its COMMIT."""
 
 import asyncio
 import logging
@@ -18,26 +18,26 @@ from ingest_svc.store_events import BatchNumbers, Incoming, store_events
 _log = logging.getLogger(__name__)
 
 MAX_GROUP_EVENTS = 5_000
-"""Events of one transaction at most; a single larger call has a transaction of its own."""
+"""How many events a transaction stores at most. A single call with more has a transaction of its own."""
 
 WORTH_ANOTHER = 500
-"""Events that have to wait before a further transaction is begun beside the one under way.
+"""How many events must wait before another transaction begins beside the one under way.
 
-Smaller ones cost more a transaction than they gain side by side; from here on Postgres works on one while the rows of
-the other are put together.
+Smaller transactions cost more than they gain by running side by side. From this size on, Postgres works on one while
+the rows of the other are put together.
 """
 
 _TRUSTED_SECONDS = 0.5
-"""How long after its last use a connection is taken to be alive."""
+"""For how long after its last use a connection is used again without a test."""
 
 Commit = Callable[[list[Incoming]], list[int]]
 
 
 class DatabaseCommit:
-    """One transaction for all the calls given, on a connection of its own; returns per call how many were accepted.
+    """Stores calls in one transaction, on a connection of its own. Returns how many events of each were accepted.
 
-    The pool asks each connection whether it is alive before it gives it out and tidies it up afterwards: a sixth of
-    the time of a group. This one is asked only after a pause.
+    The pool tests a connection before each use and resets it afterwards, which takes a sixth of the time of a group.
+    This connection is tested only if it was not used for half a second.
     """
 
     def __init__(self, db: Database, clock: Clock) -> None:
@@ -53,7 +53,7 @@ class DatabaseCommit:
             accepted = store_events(connection, self._numbers, calls, self._clock())
             connection.commit()
         except BaseException:
-            # Whatever state it is in, its transaction ends with it.
+            # Whatever state the connection is in, its transaction ends when it is closed.
             self.close()
             raise
         self._used_at = time.monotonic()
@@ -78,7 +78,7 @@ class DatabaseCommit:
 
 
 def shutting_down() -> CallError:
-    """UNAVAILABLE for what came too late for this process."""
+    """UNAVAILABLE for calls that reach a process that is shutting down."""
     return CallError(
         grpc.StatusCode.UNAVAILABLE,
         Reason.SHUTTING_DOWN,
@@ -88,11 +88,11 @@ def shutting_down() -> CallError:
 
 
 class GroupCommit:
-    """A bounded queue of calls in front of a few committing threads. Lives on one event loop.
+    """A bounded queue of calls in front of a few committing threads. It belongs to one event loop.
 
-    While a transaction runs, the calls that come in gather and become the next one, so the groups grow
-    with the load and nobody waits for a timer. Under heavy load several run at once, one for each of `commits`;
-    dedupe keys keep them apart as they do processes.
+    The calls that come in while a transaction runs become the next one. So groups grow with the load, and no call
+    waits for a timer. Under heavy load several transactions run at once, one for each of `commits`. Dedupe keys
+    exclude duplicates between them as between processes.
     """
 
     def __init__(self, commits: Sequence[Commit], max_queue_events: int) -> None:
@@ -103,24 +103,24 @@ class GroupCommit:
         self._room = asyncio.Event()
         self._closing = False
         self._executor = ThreadPoolExecutor(len(commits), thread_name_prefix="commit")
-        # By how many events wake it: the first takes whatever waits, the others only much.
+        # How many waiting events wake a thread: the first takes any number, the others take large groups only.
         self._work = [(WORTH_ANOTHER if number else 1, asyncio.Event()) for number in range(len(commits))]
         self._tasks = [
             asyncio.create_task(self._run(commit, *work)) for commit, work in zip(commits, self._work, strict=True)
         ]
 
     async def wait_for_room(self, events: int) -> None:
-        """Returns once the queue takes a call of so many events, if that is enqueued before the next await."""
+        """Returns once the queue has room for a call of so many events. Enqueue the call before the next await."""
         while self._is_full(events):
             self._room.clear()
             await self._room.wait()
 
     def enqueue(self, call: Incoming) -> asyncio.Future[int]:
-        """How many of the call's events were accepted, once they are committed. An empty queue takes any call.
+        """Queues a call. The future's result is how many of its events were accepted, once they are committed.
 
-        Raises CallError when the queue is full or the process is shutting down; the future raises what the
-        transaction raised. In all these cases nothing was stored, except that a connection lost during COMMIT leaves
-        that open, which the events' dedupe keys make harmless.
+        An empty queue takes a call of any size. Raises CallError when the queue is full or the process is shutting
+        down. The future raises what the transaction raised. In all these cases nothing was stored, but for one: if the
+        connection is lost during COMMIT, the events may be stored. Their dedupe keys make it safe to send them again.
         """
         if self._is_full(len(call.rows)):
             raise CallError(
@@ -167,14 +167,15 @@ class GroupCommit:
             try:
                 outcomes: list[int | Exception] = [*await loop.run_in_executor(self._executor, commit, calls)]
             except (psycopg.DataError, CallError) as error:
-                # One call's data or site made the transaction of all fail: each is stored alone, so that only it fails.
+                # The data or the site of one call made the transaction of all fail. Each call is stored alone, so that
+                # only that one fails.
                 if isinstance(error, CallError):
-                    # Expected, such as a site that is being deleted; its caller gets the error.
+                    # Expected: a site that is being deleted, for example. The caller gets the error.
                     _log.info("storing %d calls one by one: %s", len(group), error)
                 else:
                     _log.exception("a group of %d calls could not be stored; storing them one by one", len(group))
                 outcomes = await loop.run_in_executor(self._executor, _one_by_one, commit, calls)
-            except Exception as error:  # whatever happened, every caller must hear of it
+            except Exception as error:  # whatever happened, every caller must get an answer
                 outcomes = [error] * len(group)
             for (call, done), outcome in zip(group, outcomes, strict=True):
                 self._queued_events -= len(call.rows)
@@ -201,6 +202,6 @@ def _one_by_one(commit: Commit, calls: list[Incoming]) -> list[int | Exception]:
     for call in calls:
         try:
             outcomes += commit([call])
-        except Exception as error:  # the caller of this one hears of it
+        except Exception as error:  # only the caller of this call gets it
             outcomes.append(error)
     return outcomes

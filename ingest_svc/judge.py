@@ -1,6 +1,7 @@
-"""Whether a batch or an event is taken. Pure: no clock, no database.
+"""Decides whether a batch or an event is accepted. Pure: no clock, no database.
 
-A bad batch is refused as a whole with a CallError. A bad event raises Rejection, and its neighbours are stored.
+A bad batch is refused as a whole with a CallError. A bad event raises Rejection, and the others of its batch are
+stored.
 """
 
 import math
@@ -23,7 +24,7 @@ MAX_PROPERTY_KEYS = 32
 MAX_PROPERTY_BYTES = 4096
 MAX_AHEAD = timedelta(hours=24)
 
-# A character has at most 4 bytes, so shorter strings need no encoding to be measured.
+# A character has at most 4 bytes, so shorter strings need not be encoded to be measured.
 _SHORT_ID = MAX_ID_BYTES // 4
 _SHORT_TEXT = MAX_TEXT_BYTES // 4
 
@@ -35,15 +36,15 @@ Scalar = str | float | int | bool | None
 
 
 @dataclass
-class Rejection(Exception):  # noqa: N818  # no error of ours: what became of an event
-    """One event is not stored."""
+class Rejection(Exception):  # noqa: N818  # not an error, but the outcome of an event
+    """An event is rejected. Holds the reason and the message of its EventError."""
 
     reason: Reason
     message: str
 
 
 def check_batch(request: IngestRequest, max_events: int) -> None:
-    """Raises CallError (INVALID_ARGUMENT) when the batch as a whole cannot be taken."""
+    """Raises CallError (INVALID_ARGUMENT) if the batch as a whole cannot be accepted."""
     if len(request.events) > max_events:
         raise invalid(
             "events",
@@ -79,14 +80,14 @@ def checked_id(field: str, value: str) -> str:
 
 
 def without_nul(field: str, text: str) -> str:
-    """The text. Raises Rejection for a NUL character, which Postgres cannot store."""
+    """The text itself. Raises Rejection for a NUL character, which Postgres cannot store."""
     if "\0" in text:
         raise Rejection(Reason.TEXT_HAS_NUL, f"{field} holds a NUL character; remove it")
     return text
 
 
 def cut_text(value: str) -> str:
-    """The longest beginning of at most 2,000 bytes that ends on a character boundary."""
+    """The text, cut at the end of a character to at most 2,000 bytes of UTF-8."""
     if len(value) <= _SHORT_TEXT:
         return value
     encoded = value.encode()
@@ -95,7 +96,7 @@ def cut_text(value: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class TimeBounds:
-    """What `occurred_at` may be, in µs since 1970 UTC, both ends included."""
+    """The bounds of `occurred_at`, in µs since 1970 UTC, both included."""
 
     earliest: int
     latest: int
@@ -134,8 +135,8 @@ def judge(
 ) -> tuple[int, str, str, str, str, str, int | None]:
     """Type, name, visitor id, session id, user id, event id and time of an event, as they are stored.
 
-    The name is stripped, the time is in µs since 1970 UTC; what the event does not say is "" or None. Each field of a
-    message is read once, for each access makes a new object. Raises Rejection.
+    The name is stripped, the time is in µs since 1970 UTC, absent fields are "" or None. Each field of a message is
+    read once, because each access makes a new object. Raises Rejection.
     """
     kind = int(event.type)
     if kind not in _TYPES:
@@ -159,9 +160,10 @@ def judge(
 
 
 def kept_properties(properties: Struct, allowed: frozenset[str], denied: frozenset[str]) -> dict[str, Scalar]:
-    """The properties to store: allow and deny lists first, then the first 32 keys in order, then the checks.
+    """The properties to store. The allow and deny lists are applied first, then the first 32 keys in order are taken,
+    then those are checked.
 
-    A key that is dropped cannot make the event bad. Raises Rejection for a value that is kept and wrong.
+    A key that is dropped cannot get the event rejected. Raises Rejection for a kept key or value that is not valid.
     """
     fields = properties.fields
     keys = sorted(key for key in fields if key not in denied and (not allowed or key in allowed))
@@ -185,7 +187,7 @@ def kept_properties(properties: Struct, allowed: frozenset[str], denied: frozens
                 if not math.isfinite(number):
                     raise Rejection(Reason.PROPERTY_NOT_FINITE, f"properties[{quoted(key)}] is not a finite number")
                 size += 8
-                # A Struct knows only doubles; whole ones are written as people wrote them.
+                # A Struct holds only doubles. Whole numbers are stored as integers.
                 kept[key] = int(number) if number.is_integer() and abs(number) < 2**53 else number
             case "bool_value":
                 size += 1

@@ -1,4 +1,4 @@
-"""IngestService: authenticate, validate, commit, answer."""
+"""IngestService: authenticates, checks, commits and answers."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -19,7 +19,7 @@ from ingest_svc.store_events import Incoming
 SERVICE = "footfall.ingest.v1.IngestService"
 
 _READ_AHEAD = 8
-"""Requests of one stream that may wait for their commit at once."""
+"""How many requests of one stream may wait for their commit at once."""
 
 _HOW_TO_AUTHENTICATE = "a site's write key in the metadata x-write-key"
 
@@ -28,7 +28,7 @@ Answers = asyncio.Queue[asyncio.Task[ingest_pb2.IngestStreamResponse] | None]
 
 
 class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
-    """Takes batches of events in; see protos/footfall/ingest/v1/ingest.proto."""
+    """Stores batches of events; see protos/footfall/ingest/v1/ingest.proto."""
 
     def __init__(self, keys: KeyRing, group_commit: GroupCommit, clock: Clock, max_batch_events: int) -> None:
         self._keys = keys
@@ -39,7 +39,7 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         self._draining = False
 
     def drain_streams(self) -> None:
-        """Stops reading from open streams: they answer what they have read and end with SHUTTING_DOWN."""
+        """Stops reading from open streams. They answer the requests that were read and end with SHUTTING_DOWN."""
         self._draining = True
         for reader in self._readers:
             reader.cancel()
@@ -56,8 +56,8 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
     async def IngestStream(
         self, requests: AsyncIterator[ingest_pb2.IngestStreamRequest], context: Context
     ) -> AsyncIterator[ingest_pb2.IngestStreamResponse]:
-        """Reads ahead while commits run; answers in order. A refused request ends the stream after the answers to
-        those before it, and none after it is looked at."""
+        """Reads requests ahead while commits run, and answers them in order. A refused request ends the stream after
+        the answers to the requests before it. Requests after it are not processed."""
         answers: Answers = asyncio.Queue()
         ahead = asyncio.Semaphore(_READ_AHEAD)
         reader = asyncio.create_task(self._read(requests, context, ahead, answers))
@@ -74,7 +74,7 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
             reader.cancel()
             while not answers.empty():
                 if (left := answers.get_nowait()) is not None:
-                    # No caller waits for it any more, so an error of its commit is read and dropped.
+                    # No caller waits for this answer any more, so an error of its commit is dropped.
                     left.add_done_callback(lambda task: task.cancelled() or task.exception())
 
     async def _read(
@@ -84,11 +84,11 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         ahead: asyncio.Semaphore,
         answers: Answers,
     ) -> None:
-        """Puts a task for the answer to each request, and None at the end, however it comes."""
+        """Puts a task for the answer to each request into `answers`, and None when it ends, whatever ended it."""
         try:
             while await ahead.acquire() and (request := await anext(requests, None)) is not None:
                 site = await self._authenticate(context)
-                # A stream is not refused but slowed down: its sender waits until there is room.
+                # A stream is not refused but slowed down: it is read on when there is room.
                 await self._group_commit.wait_for_room(len(request.events))
                 call, errors = self._prepare(request, site)
                 accepted = self._group_commit.enqueue(call) if call.rows else None

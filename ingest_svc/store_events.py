@@ -1,4 +1,4 @@
-"""The one transaction of ingest: reserve dedupe keys, store events, queue them for aggregation."""
+"""The transaction of ingest: reserves dedupe keys, stores events and queues them for aggregation."""
 
 from collections import defaultdict
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ from common.sites import DELETING, Site
 from ingest_svc.copy_format import UuidArray, copy_data, copy_lines
 from ingest_svc.event_rows import Row
 
-# Reserves the keys that are new or expired and answers the others: the duplicates. Sorted, so that two transactions
-# that meet on some keys lock them in one order and cannot deadlock. The time is a parameter because a database
-# distributed by site refuses now() here.
+# Reserves the keys that are new or expired and returns the others, which are duplicates. The keys are sorted, so that
+# two transactions with common keys lock them in the same order and cannot deadlock. The time is a parameter because a
+# database distributed by site refuses now() here.
 _RESERVE_DEDUPE_KEYS = """
 WITH sent AS (SELECT key FROM unnest(%(keys)s) AS key),
 reserved AS (
@@ -32,8 +32,8 @@ SELECT key FROM sent WHERE NOT EXISTS (SELECT FROM reserved WHERE reserved.dedup
 # Stores events.
 _COPY_EVENTS = f"COPY events ({', '.join(EVENT_COLUMNS)}) FROM STDIN WITH (FORMAT binary)"
 
-# Queues the new batches of one site for aggregation, unless the site is being deleted: a call may have waited since its
-# key was looked up, and its rows must not outlive the site's.
+# Queues the new batches of one site for aggregation, unless the site is being deleted. The call may have waited since
+# its key was looked up, and no row may be stored for a site that is gone.
 _ADD_PENDING = f"""
 INSERT INTO pending_batches (site_id, partition, batch_id, first_ord, last_ord, received_at, not_before)
 SELECT %(site_id)s, partition, batch_id, 0, last_ord, %(now)s, %(now)s
@@ -42,14 +42,14 @@ FROM unnest(%(partitions)s::smallint[], %(batch_ids)s::bigint[], %(last_ords)s::
 WHERE EXISTS (SELECT FROM sites WHERE site_id = %(site_id)s AND status <> {DELETING})
 """
 
-# Reserves a block of batch numbers; the block is the sequence's increment.
+# Reserves a block of batch numbers. The increment of the sequence is the size of the block.
 _RESERVE_BATCH_NUMBERS = "SELECT nextval('batch_numbers')"
 _BLOCK = 1000
 
 
 @dataclass(slots=True)
 class Incoming:
-    """The good rows of one call."""
+    """The valid events of one call."""
 
     site: Site
     rows: list[Row]
@@ -57,7 +57,7 @@ class Incoming:
 
 
 class BatchNumbers:
-    """Numbers for batches, reserved in the database in blocks. Numbers that are left when the process ends are gaps."""
+    """Numbers for batches, reserved in the database in blocks. Numbers left when the process ends are never used."""
 
     def __init__(self) -> None:
         self._next = 0
@@ -77,16 +77,16 @@ class BatchNumbers:
 def store_events(
     connection: psycopg.Connection[object], numbers: BatchNumbers, calls: list[Incoming], now: datetime
 ) -> list[int]:
-    """Stores the calls' events in the caller's transaction; returns per call how many were accepted.
+    """Stores the calls' events in the caller's transaction. Returns how many events of each call were accepted.
 
-    Of several events with one key the first is accepted; the others are duplicates. Raises CallError when a call's
-    site is being deleted.
+    Of several events with one key the first is accepted; the others are duplicates. Raises CallError if the site of a
+    call is being deleted.
     """
     by_site: defaultdict[int, list[tuple[int, Incoming]]] = defaultdict(list)
     for position, call in enumerate(calls):
         by_site[call.site.site_id].append((position, call))
-    # One wait for the database instead of one for each site: after each the thread also waits for the interpreter's
-    # lock.
+    # A pipeline waits for the database once and not for each site. After each wait the thread would also wait for the
+    # interpreter's lock.
     with connection.pipeline():
         duplicates = {site_id: _reserve_keys(connection, by_site[site_id], now) for site_id in sorted(by_site)}
     accepted = [0] * len(calls)
@@ -128,7 +128,7 @@ def store_events(
 def _reserve_keys(
     connection: psycopg.Connection[object], calls: list[tuple[int, Incoming]], now: datetime
 ) -> psycopg.Cursor[tuple[UUID]]:
-    """Reserves every key of one site's calls; the rows are the keys that were reserved before and have not expired."""
+    """Reserves every key of one site's calls. The rows are the keys that were reserved before and have not expired."""
     site = calls[-1][1].site
     keys = {row.dedupe_key for _, call in calls for row in call.rows if row.dedupe_key is not None}
     return connection.cursor(binary=True, row_factory=tuple_row).execute(

@@ -1,4 +1,4 @@
-"""Where the buckets of a timeseries begin, in any time zone. Pure."""
+"""The starts of the buckets of a timeseries, in any time zone. Pure."""
 
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, time, timedelta
@@ -14,7 +14,7 @@ MAX_BUCKETS = 10_000
 
 
 def zone_named(name: str) -> ZoneInfo:
-    """The IANA zone; "" = UTC. Raises CallError for a name that is none."""
+    """The IANA time zone; "" = UTC. Raises CallError for an unknown name."""
     if not name:
         return ZoneInfo("UTC")
     if name not in _zone_names():
@@ -66,7 +66,7 @@ def _hours(zone: ZoneInfo, start: datetime) -> Iterator[datetime]:
     instant = known = start
     while True:
         while past := _past_the_hour(zone, instant):
-            # Where the clock has just changed by half an hour, going back by the excess does not find a whole hour.
+            # Right after a change of the clock by half an hour, going back by the excess does not find a whole hour.
             earlier = instant - past
             instant = earlier if earlier > known and not _past_the_hour(zone, earlier) else earlier + HOUR
         yield instant
@@ -97,5 +97,5 @@ def _months(zone: ZoneInfo, start: datetime) -> Iterator[datetime]:
 
 
 def _midnight(zone: ZoneInfo, day: date) -> datetime:
-    """The first instant of the local day. Where midnight is skipped, zoneinfo gives the instant of the jump."""
+    """The first instant of the local day. If a change of the clock skips midnight, it is the instant of the change."""
     return datetime.combine(day, time(0), zone).astimezone(UTC)

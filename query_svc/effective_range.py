@@ -1,10 +1,11 @@
-"""What can still be answered of a range when old data has been deleted. Pure.
+"""The part of a range that can still be answered when old data has been deleted. Pure.
 
-A bound inside an hour needs raw events on its sides; a bound inside a day hours or raw events; any other bound days,
-hours or raw events. Where what a bound needs is gone, the bound moves outward to the next whole hour or day, so the
-answer is of more than was asked and never silently of less. Inner bounds of a timeseries move back, and buckets that
-become one are given as one. What has no rollups left is left out. No bound may lie inside an incomplete hour (one that
-a visitor was erased from), for its raw events tell less than its rollups. The answer says what range it is of.
+A bound inside an hour needs the raw events around it. A bound inside a day needs hour rows or raw events. Any other
+bound needs day rows, hour rows or raw events. If they are gone, the bound moves outward to the next whole hour or day.
+So the answer is of more than was asked, and not of less. Inner bounds of a timeseries move back, and buckets that
+become one are returned as one. Only the part before every floor is left out. No bound may lie inside an incomplete hour
+(one that a visitor was erased from), because its raw events hold less than its rollups. The answer says what range it
+is of.
 """
 
 from collections.abc import Collection, Sequence
@@ -19,7 +20,7 @@ _NEVER = NOTHING_GONE.raw
 
 
 class EffectiveRange(NamedTuple):
-    """Buckets that can be answered exactly."""
+    """The buckets that can be answered exactly."""
 
     starts: list[datetime]
     """Ascending; never empty."""
@@ -29,13 +30,13 @@ class EffectiveRange(NamedTuple):
 
     @property
     def empty(self) -> bool:
-        """Whether nothing of the range is left: its only bucket is [end, end)."""
+        """Whether nothing of the range is left. Its only bucket is then [end, end)."""
         return self.starts[0] == self.end
 
 
 def floors_of(site: Site) -> Floors:
-    """From when on the site's data is whole. Raw events are counted from a whole hour on: where a part of an hour has
-    gone, no event in the rest of it does not mean that there was none."""
+    """From when on the site's data is whole. A floor inside an hour counts from the next hour on: if a part of an hour
+    is gone, the lack of events in the rest does not mean that the hour had none."""
     return Floors(
         ceil_hour(site.raw_from) if site.raw_from else _NEVER,
         ceil_hour(site.hours_from) if site.hours_from else _NEVER,
@@ -46,7 +47,7 @@ def floors_of(site: Site) -> Floors:
 def effective_range(
     starts: Sequence[datetime], end: datetime, floors: Floors, incomplete: Collection[datetime] = ()
 ) -> EffectiveRange:
-    """The buckets as far as they can be answered; the range is not empty and `starts` are ascending. `incomplete`
+    """The buckets as far as they can be answered. The range must not be empty and `starts` must ascend. `incomplete`
     are incomplete hours, at least those with a bound inside."""
     bounds = [*starts, end]
     if starts[0] >= max(floors) and not incomplete:
@@ -54,7 +55,7 @@ def effective_range(
     bottom = min(floors)
     moved: list[datetime] = []
     for number, bound in enumerate(bounds):
-        # What lies before every floor is left out first: nothing has to move because of it.
+        # What lies before every floor is left out first, so that no bound has to move because of it.
         before = moved[-1] if moved else None
         moved.append(_moved(max(bound, bottom), before, floors, incomplete, last=number == len(starts)))
     kept = sorted(set(moved))
@@ -66,10 +67,10 @@ def effective_range(
 def _moved(
     bound: datetime, before: datetime | None, floors: Floors, incomplete: Collection[datetime], *, last: bool
 ) -> datetime:
-    """Where the bound can be, next after `before` (None: it is the first)."""
+    """Where the bound moves to. `before` is the bound before it, already moved; None for the first."""
 
     def needed(floor: datetime) -> datetime:
-        # The first instant of the bound's own hour or day that a bucket beside it holds.
+        # The first instant of the bound's hour or day that one of the buckets beside the bound holds.
         return bound if before is None else max(before, floor)
 
     hour = floor_hour(bound)

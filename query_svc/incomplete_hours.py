@@ -1,4 +1,4 @@
-"""Incomplete hours: a visitor was erased from them, so their raw events tell less than their rollups."""
+"""Incomplete hours: a visitor was erased from them, so their raw events hold less than their rollups."""
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
@@ -9,13 +9,14 @@ import psycopg
 from common.intervals import HOUR, floor_hour
 from query_svc.range_plan import RangePlan
 
-# The incomplete ones of some hours, and those of a range: a probe for each bound inside an hour, and a part of the
-# index. It is not asked at all where bounds are whole hours and nothing has been cleaned up.
+# The incomplete hours among some hours, and those of a range: an index probe for each bound inside an hour, and a part
+# of the index. It is not run if all bounds are whole hours and nothing has been cleaned up.
 _INCOMPLETE = """
 SELECT hour FROM erased_hours WHERE site_id = %(site_id)s AND hour = ANY(%(hours)s) UNION ALL
 SELECT hour FROM erased_hours WHERE site_id = %(site_id)s AND hour >= %(start)s AND hour < %(end)s
 """
 
+# Whether a range has an incomplete hour.
 _ANY_INCOMPLETE = """
 SELECT EXISTS (SELECT FROM erased_hours WHERE site_id = %(site_id)s AND hour >= %(start)s AND hour < %(end)s)
 """
@@ -28,8 +29,8 @@ Connection = psycopg.Connection[Any]
 def incomplete_hours(
     connection: Connection, site_id: int, bounds: Sequence[datetime], hours_from: datetime
 ) -> frozenset[datetime]:
-    """The incomplete hours that matter to a plan with these bounds (ascending): those with a bound inside, and those
-    before `hours_from`, which may be read from raw events as a whole."""
+    """The incomplete hours that a plan with these bounds (ascending) has to respect: those with a bound inside, and
+    those before `hours_from`, which may be read from raw events as a whole."""
     hours = {hour for bound in bounds if (hour := floor_hour(bound)) != bound}
     start, end = floor_hour(bounds[0]), min(bounds[-1], hours_from)
     if not hours and start >= end:

@@ -1,4 +1,4 @@
-"""The SQL of what is told by keys, over a range that is one bucket.
+"""The SQL of reports by key, over a range that is one bucket.
 
 Its plan has a few pieces only. Each is a range of an index with bounds of its own, so that the planner knows how much
 it holds and reads many rows in the order of the heap. The statements have to be planned anew each time for that

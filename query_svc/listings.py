@@ -1,4 +1,4 @@
-"""The lists: raw events, sessions and visitors, newest first, page by page after a cursor."""
+"""The lists of raw events, sessions and visitors: newest first, one page after a cursor."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ WHERE e.site_id = %(site_id)s AND e.occurred_at >= %(start)s AND e.occurred_at <
 ORDER BY e.occurred_at DESC, e.batch_id DESC, e.ord DESC LIMIT %(rows)s
 """
 
-# A page of sessions after the cursor, with the names of their visitors.
+# A page of sessions after the cursor, with the ids of their visitors and users.
 _SESSIONS = """
 SELECT s.started_at, s.visitor_no, s.session_id, s.ended_at, s.events, s.pageviews, s.new_visitor, s.entry_page,
        s.exit_page, s.referrer, s.device, s.browser, s.os, s.country, s.utm_source, s.utm_medium, s.utm_campaign,
@@ -55,7 +55,7 @@ Connection = psycopg.Connection[Any]
 def list_events(
     connection: Connection, site: Site, request: query_pb2.ListEventsRequest, tokens: PageTokens
 ) -> query_pb2.ListEventsResponse:
-    """ListEvents. Raises CallError for a request that makes no sense."""
+    """ListEvents. Raises CallError for a request that is not valid."""
     asked, size = optional_range(request), page_size(request.page_size)
     bound = ("ListEvents", site.slug, *_bounds(asked))
     cursor = tokens.open(bound, request.page_token)
@@ -80,7 +80,7 @@ def list_events(
 def list_sessions(
     connection: Connection, site: Site, request: query_pb2.ListSessionsRequest, tokens: PageTokens
 ) -> query_pb2.ListSessionsResponse:
-    """ListSessions. Raises CallError for a request that makes no sense."""
+    """ListSessions. Raises CallError for a request that is not valid."""
     asked, size = optional_range(request), page_size(request.page_size)
     bound = ("ListSessions", site.slug, *_bounds(asked))
     cursor = tokens.open(bound, request.page_token)
@@ -105,7 +105,7 @@ def list_sessions(
 def list_visitors(
     connection: Connection, site: Site, request: query_pb2.ListVisitorsRequest, tokens: PageTokens
 ) -> query_pb2.ListVisitorsResponse:
-    """ListVisitors. Raises CallError for a request that makes no sense."""
+    """ListVisitors. Raises CallError for a request that is not valid."""
     asked, size = optional_range(request), page_size(request.page_size)
     bound = ("ListVisitors", site.slug, *_bounds(asked))
     at, visitor_no = tokens.open(bound, request.page_token) or ("infinity", 0)

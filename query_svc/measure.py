@@ -49,7 +49,7 @@ def measure_buckets(connection: Connection, site_id: int, plan: RangePlan) -> di
         parameters = report_sql.parameters(site_id, OVERVIEW, plan)
         for bucket, *counters in connection.execute(report_sql.edge_counters(OVERVIEW), parameters):
             sums[bucket] = [*map(add, sums[bucket], counters)]
-    # A bucket of one row has as many visitors as that row's set; the others' sets have to be united.
+    # A bucket of one row has as many visitors as the set of that row. The sets of other buckets must be united.
     alone = {bucket for bucket, count in rows.items() if count == 1} - edges
     visitors = _cardinalities({bucket: heads[bucket] for bucket in alone})
     visitors |= _bucket_visitors(connection, site_id, _only(plan, sums.keys() - visitors.keys()))
@@ -57,14 +57,14 @@ def measure_buckets(connection: Connection, site_id: int, plan: RangePlan) -> di
 
 
 def _cardinalities(heads: Mapping[int, bytes | None]) -> dict[int, int]:
-    """Visitors of buckets of one row each, by the heads of their sets; a set too large to tell by its head is left
-    out."""
+    """Distinct visitors of buckets of one row each, from the heads of their sets. A bucket is left out if the head does
+    not tell the size of its set."""
     found = {bucket: cardinality_of(head) if head else 0 for bucket, head in heads.items()}
     return {bucket: count for bucket, count in found.items() if count is not None}
 
 
 def _bucket_visitors(connection: Connection, site_id: int, plan: RangePlan) -> dict[int, int]:
-    """Visitors of any buckets."""
+    """Distinct visitors of the buckets of the plan."""
     sets: defaultdict[int, list[bytes]] = defaultdict(list)
     loose: defaultdict[int, list[int]] = defaultdict(list)
     if plan.days or plan.hours:
@@ -92,8 +92,8 @@ def _sets(plan: RangePlan) -> str:
 def _binary(
     connection: Connection, statement: Callable[[RangePlan], str], site_id: int, plan: RangePlan
 ) -> Iterator[Any]:
-    """The rows of a statement over the plan's rollups, whatever bucket they belong to: pieces that touch are read as
-    one."""
+    """The rows of a statement over the plan's rollups. Adjacent pieces are read as one, so a row's n need not be the
+    number of its bucket."""
     joined = RangePlan(_joined(plan.days), _joined(plan.hours), [])
     with connection.cursor(binary=True) as cursor:
         yield from cursor.execute(statement(joined), report_sql.parameters(site_id, OVERVIEW, joined))
@@ -110,7 +110,7 @@ def _joined(pieces: Sequence[Piece]) -> list[Piece]:
 
 
 def _finder(plan: RangePlan) -> Callable[[datetime], int]:
-    """Finds the bucket that a rollup row belongs to by the row's start."""
+    """A function that finds the bucket of a rollup row by the start of the row's interval."""
     pieces = sorted([*plan.days, *plan.hours], key=lambda piece: piece.start)
     starts = [piece.start for piece in pieces]
     return lambda at: pieces[bisect_right(starts, at) - 1].bucket

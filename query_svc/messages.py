@@ -1,4 +1,4 @@
-"""Rows → messages. Pure."""
+"""Converts rows to messages of QueryService. Pure."""
 
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -41,17 +41,18 @@ def top_row(key: str, counters: Counters, visitors: int) -> query_pb2.TopRow:
 
 
 class State(NamedTuple):
-    """How far a site's numbers go at the instant of the snapshot."""
+    """How far a site is aggregated at the instant of the snapshot."""
 
     aggregated_through: datetime
     pending: int
     failed: int
     rebuilding: bool
-    """Whether a rebuild has left its rollups incomplete."""
+    """Whether a rebuild under way has left the site's rollups incomplete."""
 
 
 def metadata(found: EffectiveRange, state: State, *, exact: bool = True) -> query_pb2.ReportMetadata:
-    """What range a report is of, and how far aggregation is; `exact` is whether all else in the report is exact."""
+    """The range that a report is of, and how far aggregation is. `exact` tells whether the report's other ranges are
+    exact."""
     return query_pb2.ReportMetadata(
         effective_range=time_range_pb2.TimeRange(
             start_time=to_timestamp(found.starts[0]), end_time=to_timestamp(found.end)
@@ -120,7 +121,7 @@ def visitor(row: Any) -> query_pb2.Visitor:
 
 
 def _touch(said: dict[str, str] | None) -> query_pb2.Touch | None:
-    """A touch as the visitor's row holds it; None where the row is from before there were touches."""
+    """A touch from a visitor's row; None if the row has none (see migration 0010)."""
     if said is None:
         return None
     page = {name: said[name] for name in ("path", "referrer") if name in said}

@@ -1,4 +1,4 @@
-"""How a report's range is read: what of it can be answered, and from which tables."""
+"""Plans a report's range: which part of it can be answered, and from which tables it is read."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -29,7 +29,7 @@ NOTHING = RangePlan([], [], [])
 
 
 class Planned(NamedTuple):
-    """What is answered, and how it is read."""
+    """The range that is answered, and the plan by which it is read."""
 
     range: EffectiveRange
     plan: RangePlan
@@ -46,8 +46,8 @@ def plan_buckets(connection: Connection, site: Site, span: Range, interval: int,
 
 
 def _planned(connection: Connection, site: Site, starts: Sequence[datetime], end: datetime) -> Planned:
-    """Plans the buckets. An outer hour whose every event lies in the range is read as a whole hour, so a range that
-    ends "now" does not read the current hour's raw events. What the site has nothing in is not read."""
+    """Plans the buckets. If all events of an outer hour lie in the range, it is read as a whole hour. So for a range
+    that ends "now" the raw events of the current hour are not read. Nor are days in which the site has nothing."""
     floors = floors_of(site)
     incomplete = incomplete_hours(connection, site.site_id, [*starts, end], floors.hours)
     found = effective_range(starts, end, floors, incomplete)

@@ -17,9 +17,9 @@ class Piece(NamedTuple):
 
 
 class Floors(NamedTuple):
-    """From when on raw events with sessions, hour rows and day rows are whole; before, they may be gone.
+    """From when on raw events with sessions, hour rows and day rows are whole. Earlier ones may be gone.
 
-    Raw events and hour rows from a whole hour, day rows from a whole day.
+    `raw` and `hours` are whole hours, `days` is a whole day.
     """
 
     raw: datetime
@@ -28,7 +28,7 @@ class Floors(NamedTuple):
 
 
 class RangePlan(NamedTuple):
-    """The pieces are disjoint and together are the range."""
+    """The pieces of a range. They are disjoint, and together they are the range."""
 
     days: list[Piece]
     """Whole UTC days, read from day rows and the days' deltas."""
@@ -44,10 +44,10 @@ NOTHING_GONE = Floors(*[datetime.min.replace(tzinfo=UTC)] * 3)
 def plan_range(
     bucket_starts: Sequence[datetime], end: datetime, floors: Floors = NOTHING_GONE, first: int = 0
 ) -> RangePlan:
-    """Plans buckets that begin at `bucket_starts` (ascending) and end where the next begins, the last at `end`; they
-    are numbered from `first` on.
+    """Plans buckets that begin at `bucket_starts` (ascending). Each ends where the next begins, the last at `end`.
+    They are numbered from `first` on.
 
-    The bounds must be ones that `floors` leave answerable (see query_svc/effective_range.py).
+    The bounds must be answerable with these floors (see query_svc/effective_range.py).
     """
     plan = RangePlan([], [], [])
     ends = (*bucket_starts[1:], end)
@@ -65,9 +65,9 @@ def plan_range(
 
 
 def _add_hours(plan: RangePlan, bucket: int, start: datetime, stop: datetime, hours_from: datetime) -> None:
-    """Plans a part without days of its own: whole hours, and edges around them."""
+    """Plans a part that is not read from day rows: whole hours, and the edges around them."""
     if stop - start == HOUR and start >= hours_from and not (start - EPOCH) % HOUR:
-        # Most parts of most plans.
+        # A shortcut for the most frequent case.
         plan.hours.append(Piece(bucket, start, stop))
         return
     first_hour, last_hour = max(ceil_hour(start), hours_from), floor_hour(stop)

@@ -1,8 +1,9 @@
-"""The SQL of what is told by buckets: rollups for whole days and hours, raw events and sessions for the edges.
+"""The SQL of reports by bucket: rollups for whole days and hours, raw events and sessions for the edges.
 
-`days`, `hours` and `edges` are the pieces of a range plan. A day is its compacted row and its hours' deltas that are
-not yet compacted, an hour likewise. A kind without pieces is left out of the statement. Every piece is read by itself
-(LATERAL … OFFSET 0): joined plainly, the planner expects a ninth of a table in every piece and reads the whole of it.
+`days`, `hours` and `edges` are the pieces of a range plan. A day is read from its compacted row and the deltas of its
+hours, an hour from its compacted row and its deltas. A kind without pieces is left out of the statement. Every piece is
+read by itself (LATERAL … OFFSET 0). In a plain join the planner expects a ninth of a table in every piece and reads the
+whole table.
 """
 
 from collections.abc import Sequence
@@ -16,8 +17,8 @@ from query_svc.range_plan import Piece, RangePlan
 
 _AGGREGATED = is_aggregated("e")
 
-# What is acknowledged and not in the numbers: pending events, the oldest of them, and dead letters; and whether a
-# rebuild has emptied or is about to empty the rollups.
+# Events that are acknowledged and not in the numbers: how many are pending, since when the oldest is, and how many are
+# dead letters. Also whether a rebuild has emptied or is about to empty the rollups.
 STATE = f"""
 SELECT coalesce(sum(last_ord - first_ord + 1), 0)::bigint, min(received_at),
        (SELECT count(*) FROM failed_events f WHERE f.site_id = %(site_id)s),
@@ -39,7 +40,7 @@ def _pieces(name: str) -> str:
     return f"unnest(%({name}_n)s::int[], %({name}_start)s::timestamptz[], %({name}_end)s::timestamptz[])"
 
 
-# Of each kind its compacted rows.
+# For each kind the condition of its compacted rows.
 COMPACTED = {
     "days": f"interval = {RollupInterval.DAY} AND delta_no = 0",
     "hours": f"interval = {RollupInterval.HOUR} AND delta_no = 0",
@@ -47,7 +48,7 @@ COMPACTED = {
 
 
 def _rollups(plan: RangePlan, columns: str, condition: str = "") -> list[str]:
-    """Selects of the columns of every rollup row r of a piece h."""
+    """SELECTs of the columns of every rollup row r of a piece h."""
     kinds = [kind for kind, pieces in (("days", plan.days), ("hours", plan.hours)) if pieces]
     return [
         f"""
@@ -90,7 +91,7 @@ _SESSION_COUNTERS = """
 
 
 def parameters(site_id: int, dimension: Dimension, plan: RangePlan) -> dict[str, Any]:
-    """What the statements of this module take."""
+    """The parameters of the statements of this module."""
     return {
         "site_id": site_id,
         "dimension": dimension.number,
@@ -101,27 +102,27 @@ def parameters(site_id: int, dimension: Dimension, plan: RangePlan) -> dict[str,
 
 
 def rollup_counters(plan: RangePlan, head: int) -> str:
-    """n, bucket start, the first `head` bytes of the visitors and the six counters of every rollup row."""
+    """Selects n, bucket start, the first `head` bytes of the visitors and the six counters of every rollup row."""
     columns = f"h.n, r.bucket_start, substring(r.visitors FROM 1 FOR {head}), {SIX_COUNTERS}"
     return " UNION ALL ".join(_rollups(plan, columns))
 
 
 def edge_counters(dimension: Dimension) -> str:
-    """n and the six counters of every piece of the edges that has any."""
+    """Selects n and the six counters of every bucket that has events or sessions in its edges."""
     return f"SELECT n, {SUMS} FROM ({' UNION ALL '.join(edge_rows(dimension))}) AS part GROUP BY n"
 
 
 def visitor_rows(plan: RangePlan) -> str:
-    """n, bucket start and the visitors' bytes of every rollup row."""
+    """Selects n, bucket start and the visitors' bytes of every rollup row."""
     columns = "h.n, r.bucket_start, r.visitors"
     return " UNION ALL ".join(_rollups(plan, columns, "AND visitors IS NOT NULL"))
 
 
 def edge_visitors(dimension: Dimension, *, some_keys: bool) -> str:
-    """n, key and visitor number, each once, of the edges; with `some_keys` only of %(keys)s."""
+    """Selects n, key and visitor number, each once, of the edges; with `some_keys` only of %(keys)s."""
     if isinstance(dimension, EventDimension):
         only = f"AND {dimension.sql} = ANY(%(keys)s)" if some_keys else f"AND {dimension.sql} IS NOT NULL"
-        # A probe for each visitor: as a join the planner reads the whole table of visitors.
+        # An index probe for each visitor. In a plain join the planner reads the whole table of visitors.
         return f"""
         SELECT seen.n, seen.key, v.visitor_no
         FROM (
@@ -137,7 +138,7 @@ def edge_visitors(dimension: Dimension, *, some_keys: bool) -> str:
 
 
 def edge_rows(dimension: Dimension, *, some_keys: bool = False) -> list[str]:
-    """Selects of n, key and counters of each raw event and of each session of the edges; with `some_keys` only of
+    """SELECTs of n, key and counters of each raw event and of each session of the edges; with `some_keys` only of
     %(keys)s."""
     is_asked = "= ANY(%(keys)s)" if some_keys else "IS NOT NULL"
     if not isinstance(dimension, EventDimension):

@@ -1,4 +1,4 @@
-"""The reports: each takes a snapshot, a site and a request, and returns the response."""
+"""The reports: each takes a connection in a snapshot, a site and a request, and returns the response."""
 
 from datetime import datetime
 from typing import Any
@@ -32,7 +32,7 @@ Connection = psycopg.Connection[Any]
 def overview(
     connection: Connection, site: Site, request: query_pb2.GetOverviewRequest, now: datetime
 ) -> query_pb2.GetOverviewResponse:
-    """GetOverview. Raises CallError for a request that makes no sense, like every report."""
+    """GetOverview. Raises CallError for a request that is not valid, as every report does."""
     asked, compared = required_range(request), comparison_range(request)
     state = _state(connection, site, now)
     whole = plan_whole(connection, site, asked)
@@ -147,7 +147,8 @@ def _top_rows(connection: Connection, site: Site, whole: Planned, wanted: Rankin
 
 
 def _state(connection: Connection, site: Site, now: datetime) -> messages.State:
-    """`now` is an instant before the snapshot, so what was acknowledged by then is in it, aggregated or pending."""
+    """How far the site is aggregated. `now` must be before the snapshot: then every event acknowledged by `now` is in
+    the snapshot, aggregated or pending."""
     row = connection.execute(report_sql.STATE, {"site_id": site.site_id}).fetchone()
     assert row is not None
     pending, oldest, failed, rebuilding = row

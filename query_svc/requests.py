@@ -1,4 +1,4 @@
-"""What requests ask for, checked. Pure: one function per kind of field, and the field's path in its message."""
+"""Checks requests and returns what they ask for. Pure. One function per kind of field; messages name its path."""
 
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple, Protocol
@@ -15,13 +15,13 @@ DEFAULT_LIMIT = 10
 MAX_LIMIT = 1_000
 MAX_TOPS = 20
 
-# So that no whole hour, day or zone offset around a bound leaves the years that can be computed with.
+# So that the whole hours and days around a bound, in any time zone, are in the years that datetime supports.
 _FIRST = datetime(2, 1, 1, tzinfo=UTC)
 _LAST = datetime(9998, 1, 1, tzinfo=UTC)
 
 Range = tuple[datetime, datetime]
 
-# Over the counters that key_sql.counters_per_key selects; None for visitors (query_svc/top_by_visitors.py).
+# SQL expressions over the counters that key_sql.counters_per_key selects; None = query_svc/top_by_visitors.py ranks.
 _ORDERS: dict[int, str | None] = {
     query_pb2.ORDER_BY_UNSPECIFIED: "events",
     query_pb2.ORDER_BY_EVENTS: "events",
@@ -51,24 +51,24 @@ class ComparedRequest(Protocol):
 
 
 def required_range(request: RangedRequest) -> Range:
-    """The request's range over stored times. Raises CallError when it is absent, inverted or empty."""
+    """The request's range as bounds for stored times. Raises CallError if it is absent, inverted or empty."""
     if not request.HasField("range"):
         raise invalid("range", Reason.FIELD_REQUIRED, "is missing; give start_time and end_time")
     return _checked("range", request.range)
 
 
 def optional_range(request: RangedRequest) -> Range | None:
-    """The request's range, or None for all time. Raises CallError when it is inverted or empty."""
+    """The request's range, or None for all time. Raises CallError if it is inverted or empty."""
     return _checked("range", request.range) if request.HasField("range") else None
 
 
 def comparison_range(request: ComparedRequest) -> Range | None:
-    """The range to compare with, if any. Raises CallError when it is inverted or empty."""
+    """The range to compare with, if any. Raises CallError if it is inverted or empty."""
     return _checked("comparison_range", request.comparison_range) if request.HasField("comparison_range") else None
 
 
 class Ranking(NamedTuple):
-    """A top list that is asked for."""
+    """What a top list is of, in what order and how long."""
 
     dimension: Dimension
     limit: int
@@ -77,8 +77,8 @@ class Ranking(NamedTuple):
 
 
 def ranking(request: query_pb2.GetTopRequest | query_pb2.TopSpec, path: str = "") -> Ranking:
-    """What to rank. Raises CallError for an unknown dimension or order and for a negative limit; `path` is where
-    the request's fields stand."""
+    """What to rank. Raises CallError for an unknown dimension or order and for a negative limit. `path` is the path of
+    the message that has the fields, for error messages."""
     if request.order_by not in _ORDERS:
         names = ", ".join(name for name, _ in query_pb2.OrderBy.items())
         raise invalid(f"{path}order_by", Reason.VALUE_UNKNOWN, f"must be one of {names}")
@@ -97,7 +97,7 @@ def rankings(request: query_pb2.GetDashboardRequest) -> list[Ranking]:
 
 
 def row_limit(limit: int, field: str = "limit") -> int:
-    """How many rows a report gives. Raises CallError when negative."""
+    """How many rows a report returns: 10 by default, at most 1,000. Raises CallError if negative."""
     return bounded(field, limit, default=DEFAULT_LIMIT, most=MAX_LIMIT)
 
 
@@ -110,7 +110,7 @@ def _dimension(field: str, number: int) -> Dimension:
 
 
 def required_text(field: str, value: str) -> str:
-    """A text that must be there and can be in the database. Raises CallError."""
+    """The text. Raises CallError if it is empty or has a NUL character, which Postgres cannot store."""
     if not value:
         raise invalid(field, Reason.FIELD_REQUIRED, "is empty")
     if "\0" in value:

@@ -1,4 +1,4 @@
-"""QueryService: authenticate, take a snapshot, ask the report."""
+"""QueryService: authenticates, opens a snapshot and runs the report."""
 
 import asyncio
 from collections.abc import Callable
@@ -32,7 +32,7 @@ class SiteRequest(Protocol):
 
 
 class QueryServicer(query_pb2_grpc.QueryServiceServicer):
-    """Answers questions about a site; see protos/footfall/query/v1/query.proto."""
+    """The reports and lists of a site; see protos/footfall/query/v1/query.proto."""
 
     def __init__(self, db: Database, keys: KeyRing, tokens: PageTokens, clock: Clock) -> None:
         self._db = db
@@ -87,7 +87,7 @@ class QueryServicer(query_pb2_grpc.QueryServiceServicer):
         context: Context,
         report: Callable[[psycopg.Connection[Any], Site], Answer],
     ) -> Answer:
-        """Authenticates, then runs the report in one snapshot, off the event loop."""
+        """Authenticates, then runs the report in one snapshot, in a thread."""
         key = await self._keys.authenticate(bearer(context), _HOW_TO_AUTHENTICATE, KeyKind.READ, KeyKind.ADMIN)
         if not request.site:
             raise invalid("site", Reason.FIELD_REQUIRED, "is empty; name a site by its slug")

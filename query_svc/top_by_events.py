@@ -1,11 +1,12 @@
 """The first keys by events, found without summing up every key.
 
-A month of five thousand pages is 150,000 day rows. An index gives each day's rows by their events. A key that is in no
-day's first few has in each day at most the events of the last of those, so the sum of these bounds the events of any
-key that was not read. Where the last of the keys asked for has more, the answer is right; else every key is summed up.
+A month of five thousand pages is 150,000 day rows. An index gives the rows of a day by their events, and only the first
+few are read. A key that is not among them has in each day at most as many events as the last that was read. The sum of
+these is a bound on the events of any key that was not read. If the last of the keys asked for has more, the answer is
+right; if not, every key is summed up.
 
-Fagin, Lotem, Naor: "Optimal Aggregation Algorithms for Middleware" (2001), its threshold algorithm, all lists read
-to one depth.
+This is the threshold algorithm of Fagin, Lotem and Naor, "Optimal Aggregation Algorithms for Middleware" (2001), with
+all lists read to one depth.
 """
 
 from collections.abc import Sequence
@@ -20,9 +21,9 @@ from query_svc.key_rows import buckets_with_rows, way_to_rows
 from query_svc.range_plan import RangePlan
 
 MOST_ASKED = 25
-"""Keys. With more of them the last is hardly ever above what the others can have."""
+"""How many keys may be asked for. If there are more, the last hardly ever has more events than the bound."""
 FEW_KEYS = 500
-"""In the last day. So few keys are summed up faster than their first are found."""
+"""If the last day has fewer keys, it is faster to sum up all of them."""
 
 _MANY_KEYS = f"""
 SELECT count(*) = %(few)s FROM (
@@ -37,9 +38,9 @@ SELECT count(*) = %(few)s FROM (
 def first_by_events(
     connection: psycopg.Connection[Any], dimension: Dimension, plan: RangePlan, parameters: dict[str, Any]
 ) -> Sequence[Any] | None:
-    """What `key_sql.counters_per_key` gives for the first by events; None where that has to be asked.
+    """The rows of `key_sql.counters_per_key`, first by events; None if that statement has to be run.
 
-    `parameters` are its parameters.
+    `parameters` are those of that statement.
     """
     limit = parameters["limit"]
     if not plan.days or limit > MOST_ASKED:
@@ -56,6 +57,6 @@ def first_by_events(
     way, asked = way_to_rows(connection, plan, parameters, keys)
     statement = key_sql.counters_per_key(dimension, plan, "events", way)
     rows = connection.execute(statement, asked, prepare=False).fetchall()
-    # Equal is not enough: a tie goes by key.
+    # As many events as the bound are not enough: ties are in the order of the key.
     settled = not others or (len(rows) == limit and rows[-1][1] > most)
     return rows if settled else None

@@ -1,4 +1,4 @@
-"""Aggregation: a chunk of pending events becomes visitors, sessions and rollup deltas, all or nothing."""
+"""Aggregation: a chunk of pending events is added to visitors, sessions and rollup deltas in one transaction."""
 
 import logging
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from admin_svc.site_lock import enter
 
 _log = logging.getLogger(__name__)
 
-# The more events a chunk has, the more of them share a visitor, a session, a delta. So many take a second or two.
+# The more events a chunk has, the more of them share a visitor, a session or a delta. This many take a second or two.
 DEFAULT_LIMIT = 50_000
 MAX_LIMIT = 50_000
 
@@ -33,20 +33,20 @@ Connection = psycopg.Connection[Any]
 
 
 class Aggregated(NamedTuple):
-    """Events, by what became of them."""
+    """Numbers of events, by what was done with them."""
 
     aggregated: int = 0
     failed: int = 0
-    """Became dead letters."""
+    """Events that became dead letters."""
 
 
 _NOTHING = Chunk(Aggregated(), has_more=False)
 
 
 class Aggregator:
-    """Aggregates chunk after chunk. Any number may run at once, in one process or many.
+    """Aggregates chunks. Any number may run at once, in one process or several.
 
-    A partition of a site is worked on by one at a time. Two that meet on a visitor all the same wait for its row.
+    One at a time works on a partition of a site. Two that have a visitor in common wait for the lock of its row.
     """
 
     def __init__(self, numbers: VisitorNumbers) -> None:
@@ -55,11 +55,11 @@ class Aggregator:
     def aggregate(
         self, connection: Connection, site_id: int, now: datetime, limit: int, *, wait_ms: int = 0
     ) -> Chunk[Aggregated]:
-        """Up to `limit` events of the partition that waits longest among those no other worker holds.
+        """Aggregates up to `limit` events of the partition that has waited longest and that no other worker holds.
 
-        When all are held, it waits up to `wait_ms` for the first of them. `has_more` is False only when it found no
-        partition that it could work on. Raises a DatabaseFault, and any error that no event can cause; then nothing
-        was done.
+        If all are held, it waits up to `wait_ms` for the one that has waited longest. `has_more` is False only if there
+        was no partition to work on. Raises the errors of DatabaseFault and any error that no event can cause. Then
+        nothing was done.
         """
         partitions = queue.partitions_with_work(connection, site_id, now)
         for partition in partitions:
@@ -101,10 +101,10 @@ def _fail(
     now: datetime,
     error: Exception,
 ) -> Chunk[Aggregated]:
-    """Isolates the event that failed, so that its neighbours are aggregated."""
+    """Isolates the event that made the chunk fail, so that the others are aggregated."""
     with connection.transaction():
         if not queue.lock_partition(connection, site_id, partition, wait_ms=0) or not enter(connection, site_id):
-            # The holder of the partition or the site works on the same batches: the failure is found again.
+            # Another transaction holds the partition or the site and works on the same batches. The failure will recur.
             return _NOTHING
         return Chunk(Aggregated(failed=take_apart(connection, site_id, partition, claimed, now, error)), has_more=True)
 
@@ -112,12 +112,13 @@ def _fail(
 def aggregate_batches(
     connection: Connection, numbers: VisitorNumbers, site_id: int, claimed: Sequence[PendingBatch]
 ) -> int:
-    """Aggregates the events of the first batches in the caller's transaction; returns of how many batches."""
+    """Aggregates the events of the first claimed batches in the caller's transaction. Returns how many batches these
+    are."""
     timeout_row = connection.execute(_SESSION_TIMEOUT, {"site_id": site_id}).fetchone()
     assert timeout_row is not None
     timeout = timedelta(microseconds=timeout_row[0])
     events, taken = read_events(connection, site_id, claimed)
-    # Replays are claimed apart from other batches.
+    # A chunk holds either replays or other batches, never both.
     horizon = replay.horizon(connection, site_id) if claimed[0].replay else None
     visitors = upsert_visitors(connection, numbers, site_id, seen_in(events))
     deltas = Deltas()

@@ -1,4 +1,4 @@
-"""Compaction: deltas are added to the rows of their hours and of their day.
+"""Compaction: deltas are added to the compacted rows of their hour and their day.
 
 A chunk takes deltas of one dimension of one day. In one transaction it deletes them and adds them to the compacted
 rows (`delta_no` 0) of their hours and of the day. So at every instant
@@ -6,7 +6,7 @@ rows (`delta_no` 0) of their hours and of the day. So at every instant
     day row + the day's deltas = sum of the day's hours, each with its own deltas
 
 and nothing that can be read changes. Counters and both forms of visitor sets are commutative sums, so chunks may take
-deltas in any order. A lock keeps two chunks from working on one dimension of one day at once.
+deltas in any order. A lock excludes two chunks on one dimension of one day at the same time.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ WHERE s.status <> {DELETING} AND EXISTS (SELECT FROM rollup_shards r WHERE r.sit
 ORDER BY s.site_id
 """
 
-# The first delta at or after a place in the index of deltas, of those up to a delta number.
+# The first delta at or after a place in the index of deltas whose number is not above %(newest)s.
 _NEXT_DELTA = """
 SELECT dimension, bucket_start FROM rollup_shards
 WHERE site_id = %(site_id)s AND delta_no > 0 AND (dimension, bucket_start) >= (%(dimension)s, %(start)s)
@@ -43,8 +43,8 @@ WHERE site_id = %(site_id)s AND delta_no > 0 AND (dimension, bucket_start) >= (%
 ORDER BY dimension, bucket_start LIMIT 1
 """
 
-# Takes one day's first deltas of one dimension. By ctid, which the lock keeps valid; another condition on delta_no
-# would let the planner read every delta of the site instead.
+# Takes the first deltas of one day and dimension. They are deleted by ctid, which the lock keeps valid. With another
+# condition on delta_no the planner may read every delta of the site.
 _TAKE_DELTAS = f"""
 DELETE FROM rollup_shards
 WHERE site_id = %(site_id)s AND ctid = ANY(ARRAY(
@@ -56,8 +56,8 @@ WHERE site_id = %(site_id)s AND ctid = ANY(ARRAY(
 RETURNING bucket_start, key, events, pageviews, sessions, bounces, duration_us, new_visitors, visitors
 """
 
-# Some compacted rows, a probe for each: statistics often know of deltas only, and a join would read the whole
-# dimension.
+# Some compacted rows, with an index probe for each. Statistics are often from a time when there were only deltas, and a
+# join would then read the whole dimension.
 _COMPACTED = """
 FROM unnest(%(intervals)b::smallint[], %(starts)b::timestamptz[], %(keys)b::text[]) AS w (interval, bucket_start, key)
 CROSS JOIN LATERAL (
@@ -74,7 +74,7 @@ SELECT r.interval, r.bucket_start, r.key, r.events, r.pageviews, r.sessions, r.b
 {_COMPACTED}
 """
 
-# Makes the compacted rows what they have become.
+# Adds and replaces compacted rows.
 _WRITE_COMPACTED = """
 INSERT INTO rollup_shards (site_id, dimension, delta_no, interval, bucket_start, key, events, pageviews, sessions,
                            bounces, duration_us, new_visitors, visitors)
@@ -88,7 +88,7 @@ SET events = excluded.events, pageviews = excluded.pageviews, sessions = exclude
     visitors = excluded.visitors
 """
 
-# Removes compacted rows of which nothing is left, as of an exit page that no session has any more.
+# Deletes compacted rows of which nothing is left, such as that of an exit page that no session has any more.
 _DELETE_COMPACTED = f"""
 DELETE FROM rollup_shards WHERE site_id = %(site_id)s AND ctid = ANY(ARRAY(SELECT r.ctid {_COMPACTED}))
 """
@@ -98,25 +98,26 @@ _ANY_DELTA = 2**31 - 1
 
 Connection = psycopg.Connection[Any]
 Row = tuple[int, datetime, str]
-"""Interval, bucket start and key: what names a compacted row of one site and dimension."""
+"""Interval, bucket start and key, which identify a compacted row of one site and dimension."""
 _Place = tuple[int, datetime]
 """Dimension and hour, in the order in which deltas are compacted."""
 _FIRST: _Place = (-1, EPOCH)
 
 
 class Compacted(NamedTuple):
-    """What became of the deltas of one chunk."""
+    """The work of one chunk."""
 
     deltas: int = 0
+    """Deltas that were added to compacted rows."""
     keys: int = 0
-    """Compacted rows, of hours and days, that they were added to."""
+    """Compacted rows, of hours and days, that were written."""
 
 
 _NOTHING = Chunk(Compacted(), has_more=False)
 
 
 def sites_with_deltas(connection: Connection, _now: datetime) -> list[int]:
-    """The sites that have deltas, by number."""
+    """The numbers of the sites that have deltas."""
     return [row[0] for row in connection.execute(_SITES_WITH_DELTAS)]
 
 
@@ -125,9 +126,9 @@ def compact(
 ) -> Chunk[Compacted]:
     """Compacts up to `limit` deltas of the first dimension and day that no other worker holds, from `position` on.
 
-    Deltas that are appended after the first chunk are left to later runs, so a run ends while aggregation goes on.
-    A chunk of 0 deltas: there are none from there on, or others hold all of them, or the site is closed. Raises a
-    DatabaseFault, and then nothing was done.
+    Deltas that are appended after the first chunk are left to later runs, so that a run ends while aggregation goes on.
+    A chunk of 0 deltas means that none is left from there on, that other workers hold all of them, or that the site
+    cannot be entered. Raises the errors of DatabaseFault, and then nothing was done.
     """
     newest, dimension, start = position or (_newest_delta(connection), *_FIRST)
     while (found := _next_delta(connection, site_id, (dimension, start))) is not None:
@@ -142,20 +143,20 @@ def compact(
             left = _next_delta(connection, site_id, (dimension, hour), newest) if done.deltas else None
         if done.deltas:
             return Chunk(done, left is not None, () if left is None else (newest, *left))
-        # Another worker holds this day or has just compacted it: go on behind it.
+        # Another worker holds this day or has just compacted it, so the search goes on after it.
         start = day + DAY
     return _NOTHING
 
 
 def _newest_delta(connection: Connection) -> int:
-    """A number that no delta written so far is above, but once in 2^31 chunks, when numbers begin again."""
+    """The last delta number given out. No delta has a higher one, unless numbers have begun again after 2^31 chunks."""
     row = connection.execute("SELECT last_value FROM delta_numbers").fetchone()
     assert row is not None
     return int(row[0])
 
 
 def _next_delta(connection: Connection, site_id: int, place: _Place, newest: int = _ANY_DELTA) -> _Place | None:
-    """Where the first delta at or after the place is, of delta numbers up to `newest`; None = there is none."""
+    """The place of the first delta at or after `place` with a number up to `newest`; None = there is none."""
     dimension, start = place
     parameters = {"site_id": site_id, "dimension": dimension, "start": start, "newest": newest}
     row = connection.execute(_NEXT_DELTA, parameters).fetchone()
@@ -164,14 +165,14 @@ def _next_delta(connection: Connection, site_id: int, place: _Place, newest: int
 
 def _compact_day(connection: Connection, site_id: int, dimension: int, start: datetime, limit: int) -> Compacted:
     """Compacts up to `limit` deltas of the day from the hour `start` on, in the caller's transaction, which holds the
-    day's lock. Deltas written meanwhile to earlier hours wait for the next run, so that every run ends."""
+    day's lock. Deltas that are appended to earlier hours meanwhile are left to the next run, so that every run ends."""
     where, day = {"site_id": site_id, "dimension": dimension}, start.replace(hour=0)
     deltas = _rows(connection, _TAKE_DELTAS, {**where, "start": start, "next_day": day + DAY, "limit": limit})
     merge = merge_counts if is_counted(dimension) else merge_sets
     sums = _Sums()
     for hour, key, *values in deltas:
         sums.add((RollupInterval.HOUR, hour, key), values)
-    # A day gains what its hours gain: the deltas themselves are decoded once.
+    # The day gets the sums of its hours, so that each delta's visitors are decoded only once.
     for row, (counters, sets) in list(sums.of.items()):
         sets[:] = [merge(sets)] if sets else []
         sums.add((RollupInterval.DAY, day, row[2]), [*counters, sets[0] if sets else None])
@@ -220,7 +221,7 @@ def _rows(connection: Connection, statement: str, parameters: dict[str, Any]) ->
 
 
 def _named(rows: list[Row]) -> dict[str, list[Any]]:
-    """The parameters by which a statement names several compacted rows."""
+    """The parameters with which a statement identifies several compacted rows."""
     return {
         "intervals": [int(row[0]) for row in rows],
         "starts": [row[1] for row in rows],

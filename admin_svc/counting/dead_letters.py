@@ -1,4 +1,4 @@
-"""Dead letters: events that failed three times, listed with their errors and given another three attempts."""
+"""Dead letters: events that failed three times. They are listed with their errors and given three more attempts."""
 
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -13,9 +13,9 @@ DEFAULT_LIMIT = 1_000
 MAX_LIMIT = 10_000
 
 RETRIED_AFTER = timedelta(hours=1)
-"""How long after it failed the schedule tries a dead letter again."""
+"""How long after its failure the schedule tries a dead letter again."""
 
-# The sites that have a dead letter of so long ago.
+# The sites with a dead letter that failed by a time.
 _SITES_TO_RETRY = f"""
 SELECT s.site_id FROM sites s
 WHERE s.status <> {DELETING}
@@ -23,8 +23,8 @@ WHERE s.status <> {DELETING}
 ORDER BY s.site_id
 """
 
-# Takes the first dead letters off their list and queues each as a batch of its own, for its neighbours are
-# aggregated. By ctid: joined to the chunk, the whole table would be read.
+# Removes the first dead letters and queues each as a pending batch of one event, because the other events of its batch
+# are aggregated. They are deleted by ctid, because a join with the chunk would read the whole table.
 _REQUEUE = """
 WITH chunk AS (
     SELECT ctid FROM failed_events
@@ -38,7 +38,8 @@ INSERT INTO pending_batches (site_id, partition, batch_id, first_ord, last_ord, 
 SELECT %(site_id)s, partition, batch_id, ord, ord, received_at, %(now)s, replay FROM gone
 """
 
-# In the order of its index: as a mere EXISTS it may read the table from its beginning, other sites' rows and dead ones.
+# Whether any is left, in the order of the index: EXISTS alone may read the table from its beginning, with rows of other
+# sites and dead rows.
 _FIRST_LEFT = """
 SELECT 1 FROM failed_events WHERE site_id = %(site_id)s AND failed_at <= %(failed_before)s
 ORDER BY batch_id, ord LIMIT 1
@@ -57,13 +58,13 @@ Connection = psycopg.Connection[Any]
 
 
 class Requeued(NamedTuple):
-    """Events, by what became of them."""
+    """Numbers of events, by what was done with them."""
 
     requeued: int = 0
 
 
 class DeadLetter(NamedTuple):
-    """An event that failed three times, and what it failed with."""
+    """An event that failed three times, with its last error."""
 
     batch_id: int
     ord: int
@@ -77,7 +78,7 @@ class DeadLetter(NamedTuple):
 
 
 def sites_to_retry(connection: Connection, now: datetime) -> list[int]:
-    """The sites with a dead letter that `requeue_old` would queue, by number."""
+    """The numbers of the sites with a dead letter that `requeue_old` would queue."""
     return [row[0] for row in connection.execute(_SITES_TO_RETRY, {"failed_before": now - RETRIED_AFTER})]
 
 
@@ -89,9 +90,9 @@ def requeue_old(connection: Connection, site_id: int, now: datetime, limit: int)
 def requeue(
     connection: Connection, site_id: int, now: datetime, limit: int, failed_before: datetime | None = None
 ) -> Chunk[Requeued]:
-    """Queues up to `limit` dead letters, of those that failed by `failed_before` if given.
+    """Queues up to `limit` dead letters; with `failed_before`, only those that failed by then.
 
-    `connection` is in autocommit. Raises a DatabaseFault.
+    `connection` is in autocommit. Raises the errors of DatabaseFault.
     """
     parameters = {"site_id": site_id, "now": now, "rows": limit, "failed_before": failed_before or "infinity"}
     with connection.transaction():
@@ -100,7 +101,7 @@ def requeue(
 
 
 def list_dead_letters(connection: Connection, site_id: int, after: tuple[int, int], count: int) -> list[DeadLetter]:
-    """Up to `count` dead letters stored after the one at (batch, position) `after`."""
+    """Up to `count` dead letters after the (batch, position) `after`, in that order."""
     parameters = {"site_id": site_id, "batch_id": after[0], "ord": after[1], "rows": count}
     with connection.cursor(row_factory=class_row(DeadLetter)) as cursor:
         return cursor.execute(_LIST, parameters).fetchall()

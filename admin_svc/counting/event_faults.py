@@ -1,26 +1,26 @@
-"""Which errors an event can cause. Every other error is a fault of the database, the schema, privileges or the code.
+"""The errors that an event can cause. All others are faults of the database, the schema, privileges or the code.
 
-An error of the first kind isolates the event and in the end makes it a dead letter (see failed_batches.py). An error
-of the second kind stops the job and is shown, for no event is to blame.
+After an error of the first kind the event is isolated, and in the end it becomes a dead letter (see failed_batches.py).
+An error of the second kind ends the run of the job and is shown to operators. It changes nothing about the events.
 """
 
 import psycopg
 
 _CLASSES = ("22", "54", "P0")
-"""Data exceptions, program limits (such as an index row that is too long), and what a trigger raises."""
+"""Classes: data exceptions, program limits (such as an index row that is too long), and errors raised by triggers."""
 _CODES = ("23514",)
-"""A check constraint that the event violates."""
+"""A check constraint is violated."""
 _NOT_OF_EVENTS = ("22P03", "22P04")
-"""Data exceptions of our own binary encoding: the statement or the schema is wrong."""
+"""Data exceptions of Footfall's own binary encoding: the statement or the schema is wrong."""
 
 _OF_PYTHON = (ValueError, ArithmeticError)
-"""What values can cause in our own code, such as a number that no column holds."""
+"""Errors that values can cause in Footfall's own code, such as a number that is too large for its column."""
 
 
 def caused_by_events(error: Exception) -> bool:
-    """Whether the events that were worked on can be the cause of `error`.
+    """Whether one of the events worked on can be the cause of `error`.
 
-    Decided by the SQLSTATE ("PostgreSQL Error Codes", appendix A of its manual); by the type for errors of Python.
+    The SQLSTATE decides ("PostgreSQL Error Codes", appendix A of the manual); for errors of Python, the type does.
     """
     if isinstance(error, psycopg.Error):
         if error.sqlstate is None:

@@ -1,4 +1,4 @@
-"""Reads the events of a chunk, a few batches at a time, until there are enough of them or of their text."""
+"""Reads the events of a chunk, a few batches at a time, until all are read or their texts reach a bound."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -11,14 +11,14 @@ from admin_svc.counting.queue import PendingBatch
 from admin_svc.counting.sessionize import Event
 
 MOST_TEXT = 50_000_000
-"""Characters, about. A whole chunk of events of common length has a fifth of that. One of events with the longest
-paths allowed would take a gigabyte of memory."""
+"""About how many characters of text a chunk reads at most. A whole chunk of events of common length has a fifth of
+that. A whole chunk of events with the longest paths allowed would take a gigabyte of memory."""
 
 _EVENTS_A_READ = 5_000
 _SAMPLED = 16
-"""One event in so many is measured."""
+"""The text of one event in 16 is measured."""
 
-# How fields of Event are read; the others are columns of `events` as they are.
+# The SQL of fields of Event that are not simply columns of `events`.
 _EXPRESSIONS = {
     "event_id": "e.event_id::text",
     "session_id": "coalesce(e.session_id, '')",
@@ -38,9 +38,9 @@ _BY_TIME = attrgetter("occurred_at", "event_id", "session_id")
 def read_events(
     connection: psycopg.Connection[Any], site_id: int, claimed: Sequence[PendingBatch]
 ) -> tuple[list[Event], int]:
-    """The events of the first claimed batches by time, event id and session id, and the number of these batches.
+    """The events of the first claimed batches, sorted by time, event id and session id, and how many batches these are.
 
-    These are all that were claimed, unless the events' texts are long.
+    These are all claimed batches, unless the texts of the events are long.
     """
     rows: list[tuple[Any, ...]] = []
     taken = text = 0
@@ -61,7 +61,7 @@ def read_events(
             text += _SAMPLED * sum(map(_text, read[::_SAMPLED]))
             if text >= MOST_TEXT:
                 break
-    # As Event._make does, without a Python call for each event.
+    # The same as Event._make, without a Python call for each event.
     return sorted(map(partial(tuple.__new__, Event), rows), key=_BY_TIME), taken
 
 

@@ -1,8 +1,8 @@
-"""What becomes of a chunk of aggregation that fails because of an event.
+"""Isolates the event that made a chunk of aggregation fail.
 
 The batches of the chunk are marked as suspects and from then on claimed one at a time. A suspect that fails is split
-in two. A single event that fails waits 5 s, then 10 s, and becomes a dead letter after its third attempt. All other
-events of the chunk are aggregated meanwhile.
+in two. A single event that fails waits 5 s, then 10 s, and becomes a dead letter after its third attempt. Meanwhile all
+other events of the chunk are aggregated.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from admin_svc.error_text import error_text
 MAX_ATTEMPTS = 3
 FIRST_BACKOFF = timedelta(seconds=5)
 
-# Marks the batches of a failed chunk: from now on each is claimed alone.
+# Marks the batches of a failed chunk as suspects: from now on each is claimed alone.
 _SUSPECT = """
 UPDATE pending_batches p SET last_error = %(error)s
 FROM unnest(%(batch_ids)s::bigint[], %(firsts)s::int[]) AS bad (batch_id, first_ord)
@@ -30,7 +30,7 @@ site_id = %(site_id)s AND partition = %(partition)s AND batch_id = %(batch_id)s
   AND first_ord = %(first)s AND last_ord = %(last)s
 """
 
-# Splits a suspect: this makes the second half a row of its own, _SHORTEN leaves the first.
+# These two split a suspect: the second half becomes a row of its own, and the row of the first is shortened.
 _ADD_SECOND_HALF = f"""
 INSERT INTO pending_batches
     (site_id, partition, batch_id, first_ord, last_ord, received_at, not_before, last_error, replay)
@@ -63,8 +63,9 @@ def take_apart(
     now: datetime,
     error: Exception,
 ) -> int:
-    """Takes the batches of a failed chunk one step further, in the caller's transaction, which has entered the site.
+    """Does the next step with the batches of a failed chunk, in the caller's transaction, which has entered the site.
 
+    Several batches are marked as suspects, one batch is split, and a single event is delayed or becomes a dead letter.
     Returns how many events became dead letters: 0 or 1.
     """
     message = error_text(error)

@@ -1,4 +1,4 @@
-"""The queue of aggregation: which partitions of a site have work, and the batches that a chunk claims."""
+"""The queue of aggregation: the partitions of a site that have work, and the batches that a chunk claims."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -12,10 +12,10 @@ from common.rebuild_phase import rollups_incomplete
 from common.sites import DELETING
 
 MAX_CLAIMED_BATCHES = 1_000
-"""Batches of one chunk at most, however few events they hold: each is locked, and named in three statements."""
+"""How many batches a chunk claims at most, however few events they hold: each is locked, and is in three statements."""
 
-# Of a pending batch p: a rebuild lets it be claimed. Nothing is claimed while a rebuild queues or clears; its replays
-# come first afterwards (see maintenance/rebuild.py).
+# Whether a rebuild allows the pending batch p to be claimed. None is claimed while a rebuild queues or clears.
+# Afterwards its replays are claimed before any other batch (see maintenance/rebuild.py).
 _CLAIMABLE = f"""
 NOT EXISTS (SELECT FROM rebuilds r WHERE r.site_id = %(site_id)s AND {rollups_incomplete("r")})
 AND (p.replay OR NOT EXISTS (SELECT FROM pending_batches q WHERE q.site_id = %(site_id)s AND q.replay))
@@ -29,13 +29,13 @@ WHERE s.status <> {DELETING}
 ORDER BY s.site_id
 """
 
-# The partitions of a site that have a batch due, the longest waiting first.
+# The partitions of a site that have a batch due, in the order in which their oldest batches were received.
 _PARTITIONS_WITH_WORK = f"""
 SELECT partition FROM pending_batches p WHERE site_id = %(site_id)s AND not_before <= %(now)s AND {_CLAIMABLE}
 GROUP BY partition ORDER BY min(received_at)
 """
 
-# The oldest due batches of a partition. Batches whose rows a deletion or an erasure has locked are passed over.
+# The oldest due batches of a partition. Those that a deletion or an erasure has locked are passed over.
 _CLAIM = f"""
 SELECT batch_id, first_ord, last_ord, attempts, last_error IS NOT NULL, replay
 FROM pending_batches p
@@ -44,7 +44,7 @@ ORDER BY received_at, batch_id, first_ord LIMIT %(rows)s
 FOR UPDATE SKIP LOCKED
 """
 
-# Takes batches off the queue.
+# Removes batches from the queue.
 _REMOVE = """
 DELETE FROM pending_batches p USING unnest(%(batch_ids)s::bigint[], %(firsts)s::int[]) AS done (batch_id, first_ord)
 WHERE p.site_id = %(site_id)s AND p.partition = %(partition)s AND p.batch_id = done.batch_id
@@ -62,16 +62,16 @@ Connection = psycopg.Connection[Any]
 
 
 class PendingBatch(NamedTuple):
-    """The events first_ord … last_ord of one batch."""
+    """The pending events first_ord … last_ord of one batch."""
 
     batch_id: int
     first_ord: int
     last_ord: int
     attempts: int
     suspect: bool
-    """Whether a chunk with it has failed."""
+    """Whether a chunk that held it has failed."""
     replay: bool
-    """Whether a rebuild has queued it again."""
+    """Whether a rebuild has queued it."""
 
     @property
     def events(self) -> int:
@@ -80,12 +80,12 @@ class PendingBatch(NamedTuple):
 
 
 def sites_with_work(connection: Connection, now: datetime) -> list[int]:
-    """The sites that have a batch due, by number."""
+    """The numbers of the sites that have a batch due."""
     return [row[0] for row in connection.execute(_SITES_WITH_WORK, {"now": now})]
 
 
 def partitions_with_work(connection: Connection, site_id: int, now: datetime) -> list[int]:
-    """The partitions of the site that have a batch due, the longest waiting first."""
+    """The partitions of the site that have a batch due, in the order in which their oldest batches were received."""
     return [row[0] for row in connection.execute(_PARTITIONS_WITH_WORK, {"site_id": site_id, "now": now})]
 
 
@@ -97,7 +97,7 @@ def backlog(connection: Connection, site_id: int, now: datetime) -> tuple[int, i
 
 
 def lock_partition(connection: Connection, site_id: int, partition: int, *, wait_ms: int) -> bool:
-    """Takes the partition's lock until the transaction ends, waiting at most `wait_ms`; False if another holds it."""
+    """Takes the partition's lock until the transaction ends. Waits at most `wait_ms`. False = another holds it."""
     lock = partition_lock(site_id, partition)
     if not wait_ms:
         row = connection.execute("SELECT pg_try_advisory_xact_lock(%s, %s)", lock).fetchone()
@@ -105,7 +105,7 @@ def lock_partition(connection: Connection, site_id: int, partition: int, *, wait
         return bool(row[0])
     connection.execute("SELECT set_config('lock_timeout', %s, true)", (f"{wait_ms}ms",))
     try:
-        with connection.transaction():  # a savepoint: a lock that is not had must not end the chunk's transaction
+        with connection.transaction():  # a savepoint, so that a timeout does not end the chunk's transaction
             connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", lock)
     except psycopg.errors.LockNotAvailable:
         return False
@@ -114,9 +114,9 @@ def lock_partition(connection: Connection, site_id: int, partition: int, *, wait
 
 
 def claim(connection: Connection, site_id: int, partition: int, now: datetime, limit: int) -> list[PendingBatch]:
-    """Whole due batches of the partition, oldest first, at least one, until they hold `limit` events.
+    """Claims whole due batches of the partition, oldest first, until they hold `limit` events.
 
-    At most 1,000 batches. A suspect is claimed alone.
+    If any is due, at least one is claimed; at most 1,000 are. A suspect is claimed alone.
     """
     rows = min(limit, MAX_CLAIMED_BATCHES)
     parameters = {"site_id": site_id, "partition": partition, "now": now, "rows": rows}
@@ -134,12 +134,12 @@ def claim(connection: Connection, site_id: int, partition: int, now: datetime, l
 
 
 def remove(connection: Connection, site_id: int, partition: int, batches: Sequence[PendingBatch]) -> None:
-    """Takes the batches off the queue."""
+    """Removes the batches from the queue."""
     connection.execute(_REMOVE, named_batches(site_id, partition, batches))
 
 
 def named_batches(site_id: int, partition: int, batches: Sequence[PendingBatch]) -> dict[str, object]:
-    """The parameters by which a statement names several batches of one partition."""
+    """The parameters with which a statement identifies several batches of one partition."""
     return {
         "site_id": site_id,
         "partition": partition,

@@ -1,4 +1,4 @@
-"""What a rebuild aggregates again of a chunk of events; see maintenance/rebuild.py."""
+"""Which events and sessions of a chunk of replays are merged; see maintenance/rebuild.py."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -9,12 +9,12 @@ import psycopg
 
 from admin_svc.counting.sessionize import Event, Session
 
-# Where the site's last rebuild begins; NULL = at the beginning.
+# The horizon of the site's last rebuild.
 _HORIZON = "SELECT horizon FROM rebuilds WHERE site_id = %(site_id)s"
 
 
 def horizon(connection: psycopg.Connection[Any], site_id: int) -> datetime | None:
-    """From when on the site's last rebuild makes derived rows again; None: from the beginning."""
+    """From when on the site's last rebuild makes derived rows again; None = it makes all of them again."""
     row = connection.execute(_HORIZON, {"site_id": site_id}).fetchone()
     return None if row is None else row[0]
 
@@ -22,10 +22,10 @@ def horizon(connection: psycopg.Connection[Any], site_id: int) -> datetime | Non
 def apart(
     events: list[Event], numbers: Mapping[str, int], stored: list[Session], horizon: datetime
 ) -> tuple[list[Event], list[Session]]:
-    """The events and sessions that are to be merged.
+    """The events and stored sessions that are to be merged.
 
-    Left out are the sessions that began before the horizon, which the rebuild has not cleared, and the events that
-    they hold already. `numbers` gives the visitor numbers by visitor id.
+    Sessions that began before the horizon are left out, because the rebuild has not cleared them. So are the events
+    that they hold already. `numbers` has the visitor numbers by visitor id.
     """
     kept: defaultdict[tuple[int, str], list[Session]] = defaultdict(list)
     for session in stored:

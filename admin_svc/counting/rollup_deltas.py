@@ -1,7 +1,7 @@
-"""Rollup deltas: what events and sessions add to the rollups, summed up and appended.
+"""Rollup deltas: the contributions of a chunk's events and sessions to rollups, summed up and appended.
 
-When a session changes, aggregation adds what the new one contributes and subtracts what the old one did. So late
-events, merged sessions and moved starts give the same numbers as events that come in order.
+When a session changes, its old contribution is subtracted and its new one is added. So late events, merged sessions and
+moved starts give the same numbers as events that come in order.
 """
 
 from bisect import bisect_left
@@ -33,14 +33,14 @@ _SESSION_KEYS = tuple(dimension.number for dimension in KEYED_EVENT_DIMENSIONS)
 _KEYS = attrgetter("keys")
 _ENTRY_PAGE = attrgetter("entry_page")
 _EXIT_PAGE = attrgetter("exit_page")
-# The width of one field of a packed number. A chunk has far fewer sessions than it can count.
+# The bits of one field of a packed number. A chunk has far fewer sessions than a field can count.
 _BITS = 32
 _FIELD = (1 << _BITS) - 1
 
 BucketKey = tuple[int, datetime, str]
 """Dimension, start of the hour, key."""
 
-# Appends deltas. All of one chunk have one delta number, which no other delta has.
+# Appends deltas. Those of one chunk have one delta number, and no other chunk has the same.
 _COPY_DELTAS = """
 COPY rollup_shards (site_id, interval, delta_no, dimension, bucket_start, key, events, pageviews, sessions, bounces,
                     duration_us, new_visitors, visitors) FROM STDIN (FORMAT BINARY)
@@ -57,9 +57,9 @@ def hour_of(instant: datetime) -> datetime:
 
 
 def _pack(session: Session) -> int:
-    """The counters of a session in one number, so that summing up takes one addition a session.
+    """The counters of a session in one number, so that summing up takes one addition per session.
 
-    From the lowest bits up: 1, whether it is a bounce, whether its visitor is new, and its duration in µs.
+    The fields, from the lowest bits up: 1, whether it is a bounce, whether its visitor is new, its duration in µs.
     """
     return (
         1
@@ -70,19 +70,19 @@ def _pack(session: Session) -> int:
 
 
 class Deltas:
-    """Sums by dimension, hour and key."""
+    """Sums of contributions, by dimension, hour and key."""
 
     def __init__(self) -> None:
         # Events, pageviews, sessions, bounces, duration in µs, new visitors.
         self._counters: defaultdict[BucketKey, list[int]] = defaultdict(lambda: [0] * 6)
-        # Of event dimensions: visitor numbers, with repeats. Of session dimensions: counts by visitor number.
+        # For event dimensions: visitor numbers, with repeats. For session dimensions: counts by visitor number.
         self._sets: dict[BucketKey, list[int]] = {}
         self._counts: defaultdict[BucketKey, dict[int, int]] = defaultdict(dict)
 
     def add_events(self, events: Sequence[Event], visitor_nos: Sequence[int]) -> None:
-        """Adds events, given by time, and the number of each one's visitor.
+        """Adds events, sorted by time. `visitor_nos` are the numbers of their visitors.
 
-        An event counts under each of its keys, in the hour in which it occurred.
+        An event is added under each of its keys, in the hour in which it occurred.
         """
         start = 0
         while start < len(events):
@@ -92,7 +92,7 @@ class Deltas:
             start = end
 
     def _add_hour(self, hour: datetime, events: Sequence[Event], visitor_nos: Sequence[int]) -> None:
-        # One dimension after the other, each over all events: most of the work is then done by C loops.
+        # One dimension after the other, each over all events, so that loops in C do most of the work.
         viewed = [event.type == EventType.PAGEVIEW for event in events]
         only_views = all(viewed)
         for number, key_of in _EVENT_KEYS:
@@ -114,10 +114,10 @@ class Deltas:
                     self._sets[where] = visitors
 
     def add_sessions(self, sessions: Iterable[Session], sign: int = 1) -> None:
-        """Adds (sign 1) or takes back (sign -1) what sessions contribute, in the hours in which they started.
+        """Adds (sign 1) or subtracts (sign -1) the contributions of sessions, in the hours in which they started.
 
-        A session counts under the keys of its first event and under its entry and exit page. Under the pages its
-        events count too, for those rows are of whole sessions.
+        A session is added under the keys of its first event and under its entry and exit page. Its events are added
+        under the two pages too, because rows of those dimensions are of whole sessions.
         """
         by_hour: defaultdict[datetime, list[Session]] = defaultdict(list)
         for session in sessions:
@@ -167,7 +167,7 @@ class Deltas:
             counters[5] += sign * (packed >> 2 * _BITS & _FIELD)
 
     def rows(self) -> Iterator[tuple[BucketKey, list[int], bytes | None]]:
-        """Dimension, hour and key, the six counters and the visitors of each sum; those that came to 0 are left out."""
+        """Dimension, hour and key, the six counters and the visitors of each sum. Sums that are 0 are left out."""
         for where, counters in self._counters.items():
             visitors = None
             if where in self._sets:

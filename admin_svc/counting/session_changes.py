@@ -1,4 +1,4 @@
-"""What a chunk of events changes in its visitors' sessions: the stored sessions before and what they become."""
+"""The changes that a chunk of events makes to sessions: those stored before, and those after."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -26,9 +26,9 @@ def session_changes(
     timeout: timedelta,
     horizon: datetime | None,
 ) -> Changes:
-    """Reads the stored sessions that the events touch and merges the events into them.
+    """Reads the stored sessions that the events may change, and merges the events into them.
 
-    `horizon` is that of a rebuild whose replays the events are, else None.
+    If the events are replays of a rebuild, `horizon` is the horizon of the rebuild; else it is None.
     """
     numbers = {visitor_id: visitor.number for visitor_id, visitor in visitors.items()}
     streams = _streams(events, numbers)
@@ -62,7 +62,7 @@ def _stored_around(
 
 
 def _former_first_sessions(visitors: Mapping[str, Visitor]) -> list[Identity]:
-    """The sessions that held their visitor's first event until this chunk brought an earlier one."""
+    """The sessions that held their visitor's first event before this chunk, which has an earlier one."""
     return [
         (visitor.number, visitor.first_before.session_id, visitor.first_before.seen_at)
         for visitor in visitors.values()
@@ -88,7 +88,7 @@ def _merged(
 
 
 def _streams(events: Sequence[Event], numbers: Mapping[str, int]) -> Streams:
-    """The events by visitor number and session id, each stream in the order of the events."""
+    """The events by visitor number and session id. In each stream they keep their order."""
     streams: defaultdict[tuple[int, str], list[Event]] = defaultdict(list)
     for event in events:
         streams[numbers[event.visitor_id], event.session_id].append(event)

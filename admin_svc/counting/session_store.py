@@ -1,4 +1,4 @@
-"""Stored sessions: reads those around a chunk of events, and replaces sessions by what they have become."""
+"""Stored sessions: those around a chunk of events are read, and changed ones are replaced."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -44,8 +44,8 @@ _TYPES = {
 }
 _SELECT = ", ".join(f"s.{column}::text" if _TYPES.get(column) == "uuid" else f"s.{column}" for column in _COLUMNS)
 
-# The sessions of each stream that its new events may touch: those that start inside the window, and the last one that
-# starts before it, which may reach into it.
+# The sessions of each stream that its new events may change: those that start inside the window, and the last one that
+# starts before it, because it may reach into the window.
 _AROUND = f"""
 SELECT {_SELECT}
 FROM unnest(%(visitor_nos)b::int[], %(session_ids)b::text[], %(froms)b::timestamptz[], %(tos)b::timestamptz[])
@@ -59,7 +59,7 @@ JOIN sessions s ON s.site_id = %(site_id)s AND s.visitor_no = w.visitor_no AND s
   AND s.started_at >= coalesce(last_before.started_at, w.window_from) AND s.started_at <= w.window_to
 """
 
-# Sessions by their names.
+# Sessions by visitor number, session id and start.
 _BY_IDENTITY = f"""
 SELECT {_SELECT}
 FROM unnest(%(visitor_nos)b::int[], %(session_ids)b::text[], %(starts)b::timestamptz[])
@@ -68,7 +68,7 @@ JOIN sessions s ON s.site_id = %(site_id)s AND s.visitor_no = i.visitor_no AND s
   AND s.started_at = i.started_at
 """
 
-# Removes sessions that merged into others or start at another time now.
+# Deletes sessions that were merged into others or have another start now.
 _DELETE = """
 DELETE FROM sessions s
 USING unnest(%(visitor_nos)b::int[], %(session_ids)b::text[], %(starts)b::timestamptz[])
@@ -80,7 +80,7 @@ WHERE s.site_id = %(site_id)s AND s.visitor_no = i.visitor_no AND s.session_id =
 _IDENTITY = ("visitor_no", "session_id", "started_at")
 _CHANGING = tuple(column for column in _COLUMNS if column not in _IDENTITY)
 
-# Brings sessions up to date that start where they did.
+# Updates sessions whose start has not changed.
 _UPDATE = f"""
 UPDATE sessions s
 SET {", ".join(f"{column} = u.{column}{'::uuid' if _TYPES.get(column) == 'uuid' else ''}" for column in _CHANGING)}
@@ -100,7 +100,7 @@ Identity = tuple[int, str, datetime]
 
 
 class Window(NamedTuple):
-    """The part of a stream in which sessions may change."""
+    """The time span of a stream in which sessions may change."""
 
     visitor_no: int
     session_id: str
@@ -109,7 +109,7 @@ class Window(NamedTuple):
 
 
 def sessions_around(connection: Connection, site_id: int, windows: Sequence[Window]) -> list[Session]:
-    """The sessions that start in the windows, and of each stream the last one before its window."""
+    """The sessions that start in the windows, and for each window the last session of its stream before it."""
     visitor_nos, session_ids, froms, tos = map(list, zip(*windows, strict=True))
     arrays = {"visitor_nos": visitor_nos, "session_ids": session_ids, "froms": froms, "tos": tos}
     with connection.cursor(binary=True) as cursor:
@@ -117,14 +117,14 @@ def sessions_around(connection: Connection, site_id: int, windows: Sequence[Wind
 
 
 def sessions_named(connection: Connection, site_id: int, identities: Iterable[Identity]) -> list[Session]:
-    """The sessions of those names that are there."""
+    """The sessions with these identities, as far as they exist."""
     return [_session(row) for row in connection.execute(_BY_IDENTITY, _identity_arrays(site_id, identities))]
 
 
 def replace_sessions(
     connection: Connection, site_id: int, before: dict[Identity, Session], after: dict[Identity, Session]
 ) -> None:
-    """Makes the stored sessions `before` the sessions `after`, in the caller's transaction."""
+    """Replaces the stored sessions `before` by the sessions `after`, in the caller's transaction."""
     gone = before.keys() - after.keys()
     if gone:
         connection.execute(_DELETE, _identity_arrays(site_id, gone))

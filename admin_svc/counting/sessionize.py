@@ -1,8 +1,8 @@
-"""Sessions from events that come in any order. Pure.
+"""Makes sessions of events that come in any order. Pure.
 
-A stream is one visitor's events under one session id ("" where they have none). A run of a stream's events is a
-session, and two sessions of a stream merge where the gap between them is at most the site's session timeout. Merging
-is associative and commutative, so any order and any batching of the same events give the same sessions.
+A stream is the events of one visitor with one session id ("" for events without one). A run of a stream's events is a
+session. Two sessions of a stream merge if the gap between them is at most the site's session timeout. Merging is
+associative and commutative, so any order and any batching of the same events give the same sessions.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,8 +15,8 @@ _KEYS = tuple(dimension.key for dimension in KEYED_EVENT_DIMENSIONS)
 
 
 class Event(NamedTuple):
-    """What aggregation reads of an event, in the order of common/event_columns.py. Absent texts are None, but
-    session_id is ""."""
+    """The fields of an event that aggregation reads, in the order of common/event_columns.py. Absent texts are None; an
+    absent session_id is ""."""
 
     occurred_at: datetime
     event_id: str
@@ -36,11 +36,11 @@ class Event(NamedTuple):
     utm_medium: str | None
     utm_campaign: str | None
     traits: dict[str, Any] | None
-    """The properties of an IDENTIFY."""
+    """The properties of an IDENTIFY event; None for other events."""
 
 
 class Session(NamedTuple):
-    """A session as stored. Of events at one instant the smaller event_id counts as earlier."""
+    """A session as it is stored. Of events at one instant, the one with the smaller event_id is earlier."""
 
     visitor_no: int
     session_id: str
@@ -50,7 +50,7 @@ class Session(NamedTuple):
     events: int
     pageviews: int
     keys: tuple[str | None, ...]
-    """Of the first event, in the order of KEYED_EVENT_DIMENSIONS."""
+    """The keys of the first event, in the order of KEYED_EVENT_DIMENSIONS."""
     entry_at: datetime | None
     entry_event_id: str | None
     entry_page: str | None
@@ -58,16 +58,17 @@ class Session(NamedTuple):
     exit_event_id: str | None
     exit_page: str | None
     new_visitor: bool
-    """Whether it holds the visitor's first event ever."""
+    """Whether the session holds the visitor's first event ever."""
 
     @property
     def identity(self) -> tuple[int, str, datetime]:
-        """What names the session: its stream and its start."""
+        """The session's stream (visitor number and session id) and start, which identify it within its site."""
         return self.visitor_no, self.session_id, self.started_at
 
 
 def runs(events: Sequence[Event], timeout: timedelta) -> list[list[Event]]:
-    """One stream's events, given by time and event id, cut where the gap between two is longer than the timeout."""
+    """The events of one stream, cut where the gap between two is longer than the timeout. They must be sorted by time
+    and event id."""
     found: list[list[Event]] = []
     before: datetime | None = None
     for event in events:
@@ -105,7 +106,7 @@ def _page(event: Event | None) -> tuple[datetime | None, str | None, str | None]
 
 
 def marked(session: Session, new_visitor: bool) -> Session:
-    """The session with that `new_visitor`, its last field. `_replace` would take three times as long."""
+    """The session with another `new_visitor`, its last field. `_replace` would take three times as long."""
     return Session._make((*session[:-1], new_visitor))
 
 
@@ -138,7 +139,7 @@ def merge(a: Session, b: Session) -> Session:
 
 
 def sessions_of_stream(parts: Iterable[Session], timeout: timedelta) -> list[Session]:
-    """Merges the parts of one stream wherever the gap between two is at most `timeout`; by start."""
+    """Merges the parts of one stream where the gap between two is at most `timeout`. The result is sorted by start."""
     sessions: list[Session] = []
     for part in sorted(parts, key=lambda session: (session.started_at, session.first_event_id)):
         if sessions and part.started_at - sessions[-1].ended_at <= timeout:

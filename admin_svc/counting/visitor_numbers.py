@@ -1,10 +1,10 @@
-"""Dense numbers for visitors, per site."""
+"""Dense numbers for the visitors of a site."""
 
 import threading
 
 from common.db import Database
 
-# Reserves a block of a site's numbers; answers the number after its last.
+# Reserves a block of a site's numbers. Returns the number after its last.
 _RESERVE = """
 INSERT INTO visitor_counters AS c (site_id, next_no) VALUES (%(site_id)s, %(count)s)
 ON CONFLICT (site_id) DO UPDATE SET next_no = c.next_no + %(count)s
@@ -15,9 +15,9 @@ _BLOCK = 500
 
 
 class VisitorNumbers:
-    """Gives out numbers from blocks that are reserved in short transactions of their own: workers of different
+    """Gives out numbers from blocks that are reserved in short transactions of their own. So workers of different
     partitions do not wait for each other's chunks at the site's counter. Numbers that are left when the process ends
-    are gaps, which cost visitor sets nothing. Safe to share between threads.
+    are never used; gaps cost visitor sets nothing. May be shared between threads.
     """
 
     def __init__(self, db: Database) -> None:

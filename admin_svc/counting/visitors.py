@@ -1,4 +1,4 @@
-"""The visitors of a chunk of events: read and locked, given numbers, brought up to date."""
+"""The visitors of a chunk of events: they are read and locked, get numbers, and are updated."""
 
 import json
 from datetime import datetime
@@ -13,13 +13,13 @@ from admin_svc.counting.visitor_numbers import VisitorNumbers
 from common.dimensions import EventType
 from common.event_columns import CONTEXT_COLUMNS
 
-# What is read of a visitor before a chunk changes it.
+# The columns that are read of a visitor before a chunk changes it.
 _LOCKED = (
     "visitor_id, visitor_no, first_seen_at, first_event_id::text, first_session_id, last_seen_at, "
     "last_event_id::text, identified_at, identified_event_id::text"
 )
 
-# The visitors that are known, locked in the order of their ids: two workers that meet on some of them cannot deadlock.
+# The stored visitors among some ids. They are locked in the order of their ids, so that two workers cannot deadlock.
 _LOCK = f"""
 SELECT {_LOCKED} FROM visitors WHERE site_id = %(site_id)s AND visitor_id = ANY(%(ids)s)
 ORDER BY visitor_id FOR UPDATE
@@ -45,8 +45,8 @@ _NAMES = ", ".join(_WRITTEN)
 # Adds visitors.
 _COPY = f"COPY visitors (site_id, visitor_id, {_NAMES}) FROM STDIN"
 
-# Brings known visitors up to date. A touch that is NULL has not changed; a visitor without a new IDENTIFY keeps its
-# user_id and traits. Arrays go in binary, and JSON as text: escaping it once more would cost more than all the rest.
+# Updates stored visitors. A touch that is NULL has not changed. A visitor without a new IDENTIFY keeps its user_id and
+# traits. Arrays are sent in binary form and JSON as texts in them: escaping it again would cost more than all the rest.
 _UPDATE = f"""
 UPDATE visitors v
 SET first_seen_at = u.first_seen_at, first_event_id = u.first_event_id::uuid, first_session_id = u.first_session_id,
@@ -64,14 +64,14 @@ WHERE v.site_id = %(site_id)s AND v.visitor_no = u.visitor_no
 _TRIES = 3
 
 _TOUCH = ("path", "referrer", *CONTEXT_COLUMNS)
-"""What a touch keeps of its event."""
+"""The fields of an event that a touch keeps."""
 _touch_of = attrgetter(*_TOUCH)
 _quoted = json.encoder.encode_basestring
-"""A JSON string. A touch is put together of these: setting up an encoder costs more than its six or so texts."""
+"""Encodes a JSON string. A touch is joined from these, because an encoder costs more to set up than its few texts."""
 
 
 class First(NamedTuple):
-    """A visitor's first event: the smallest of all. It also names the visitor's first session, by stream and start."""
+    """A visitor's first event, the smallest in this order. Its time and stream identify the first session too."""
 
     seen_at: datetime
     event_id: str
@@ -79,13 +79,13 @@ class First(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What a chunk's events say of one visitor."""
+    """The events of a chunk that decide a visitor's row."""
 
     first: Event
     last: Event
-    """The earliest and the latest; of one instant the one with the smaller id is the earlier."""
+    """The earliest and the latest event. Of events at one instant, the one with the smaller id is earlier."""
     identify: Event | None
-    """The latest IDENTIFY."""
+    """The latest IDENTIFY event."""
 
 
 class Visitor(NamedTuple):
@@ -94,7 +94,7 @@ class Visitor(NamedTuple):
     number: int
     first: First
     first_before: First | None
-    """Its first event before the chunk; None for a new visitor."""
+    """The visitor's first event before the chunk; None for a new visitor."""
 
 
 class _Stored(NamedTuple):
@@ -105,7 +105,7 @@ class _Stored(NamedTuple):
 
 
 class _Changed(NamedTuple):
-    """A visitor after the chunk; what is None stays as it is stored."""
+    """A visitor after the chunk. Fields that are None stay as they are stored."""
 
     first: First
     first_touch: Event | None
@@ -115,7 +115,7 @@ class _Changed(NamedTuple):
 
 
 def seen_in(events: list[Event]) -> dict[str, Seen]:
-    """What the events, given by time and event id, say of each of their visitors."""
+    """The deciding events of each visitor. `events` must be sorted by time and event id."""
     firsts = {event.visitor_id: event for event in reversed(events)}
     lasts = {event.visitor_id: event for event in events}
     identifies = {event.visitor_id: event for event in events if event.type == EventType.IDENTIFY}
@@ -125,7 +125,7 @@ def seen_in(events: list[Event]) -> dict[str, Seen]:
 def upsert_visitors(
     connection: psycopg.Connection[Any], numbers: VisitorNumbers, site_id: int, seen: dict[str, Seen]
 ) -> dict[str, Visitor]:
-    """Locks, adds and updates the visitors that were seen, in the caller's transaction; returns them by visitor id."""
+    """Locks, adds and updates the visitors of a chunk in the caller's transaction. Returns them by visitor id."""
     stored = _lock(connection, site_id, list(seen))
     visitors: dict[str, Visitor] = {}
     for attempt in range(_TRIES):
@@ -139,8 +139,8 @@ def upsert_visitors(
         except psycopg.errors.UniqueViolation:
             if attempt == _TRIES - 1:
                 raise
-            # A worker of another partition has added some of them, which happens only while the number of partitions
-            # changes.
+            # A worker of another partition has added some of them. That happens only if the number of partitions was
+            # changed.
             stored |= _lock(connection, site_id, new)
     if stored:
         merged = {id_: _merge(row, seen[id_]) for id_, row in stored.items()}
@@ -170,7 +170,7 @@ def _lock(connection: psycopg.Connection[Any], site_id: int, ids: list[str]) -> 
 
 
 def _merge(stored: _Stored | None, seen: Seen) -> _Changed:
-    """The visitor as it is after the chunk; what is stored already is None."""
+    """The visitor after the chunk. Touches and IDENTIFY are None if the stored ones stay."""
     first, last, identify = _first(seen.first), _place(seen.last), seen.identify
     if stored is None:
         return _Changed(first, seen.first, last, seen.last, identify)
@@ -201,7 +201,7 @@ def _touch(event: Event | None) -> str | None:
 
 
 def _row(number: int, changed: _Changed) -> tuple[Any, ...]:
-    """The values of _WRITTEN."""
+    """The values of the columns of _WRITTEN."""
     identify = changed.identify
     return (
         number,

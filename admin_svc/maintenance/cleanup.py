@@ -1,9 +1,9 @@
 """Cleanup: deletes what has passed a site's retention, under one limit for all kinds of rows.
 
-In this order: aggregated raw events, closed sessions, compacted hour rows, day rows, and visitors not seen within any
-retention. Cut-offs are whole hours, for day rows whole days, so a bucket is deleted as a whole. A chunk also moves the
-site's floors (`sites.raw_from`, `hours_from`, `days_from`) behind what it deletes, in the same transaction, so a
-report knows at every instant what it can still answer exactly.
+Rows are deleted in this order: aggregated raw events, closed sessions, compacted hour rows, day rows, and visitors not
+seen within any retention. Cut-offs are whole hours, for day rows whole days, so a bucket is deleted as a whole. In the
+same transaction a chunk moves the site's floors (`sites.raw_from`, `hours_from`, `days_from`) past what it deletes. So
+a report can tell at every instant what it can still answer exactly.
 """
 
 from collections.abc import Sequence
@@ -22,23 +22,23 @@ from common.sites import DELETING, Site, site_of_id
 DEFAULT_LIMIT = 5_000
 MAX_LIMIT = 20_000
 
-# The sites whose rows may expire.
+# The sites that are not being deleted.
 _SITES = f"SELECT site_id FROM sites WHERE status <> {DELETING} ORDER BY site_id"
 
-# Deletes the first rows of one kind; answers how many, and the last one's time.
+# Deletes the first rows of one kind. Returns how many, and the time of the last one.
 _DELETE = """
 WITH chunk AS MATERIALIZED ({chunk}),
 gone AS (DELETE FROM {table} WHERE site_id = %(site_id)s AND ctid = ANY(ARRAY(SELECT ctid FROM chunk)) RETURNING 1)
 SELECT (SELECT count(*) FROM gone), (SELECT max(at) FROM chunk)
 """
 
-# Moves a floor forward.
+# Moves a floor forward, never back.
 _RAISE_FLOOR = """
 UPDATE sites SET {floor} = %(at)s WHERE site_id = %(site_id)s AND ({floor} IS NULL OR {floor} < %(at)s)
 """
 
-# A chunk reads an index in its order, as far as its limit. On a table without statistics (just loaded) Postgres
-# expects that few rows have expired, and would read and sort all of them for each chunk.
+# A chunk reads an index in its order, up to its limit. On a table without statistics (just loaded) Postgres expects
+# that few rows have expired. It would then read and sort all of them for each chunk.
 _READ_IN_ORDER = "SELECT set_config('enable_sort', 'off', true)"
 
 Connection = psycopg.Connection[Any]
@@ -55,19 +55,20 @@ class Expirations(NamedTuple):
 
 
 def sites_to_clean_up(connection: Connection, _now: datetime) -> list[int]:
-    """The sites whose rows may expire, by number."""
+    """The numbers of all sites that are not being deleted: any of them may have rows that have expired."""
     return [row[0] for row in connection.execute(_SITES)]
 
 
 def delete_expired(connection: Connection, site_id: int, now: datetime, limit: int) -> Chunk[Expirations]:
-    """Deletes up to `limit` rows that have expired at `now`; `connection` is in autocommit.
+    """Deletes up to `limit` rows that have expired at `now`. `connection` is in autocommit.
 
-    Raises SiteBusy while a rebuild or the site's deletion is under way, and a DatabaseFault; then nothing was done.
+    Raises SiteBusy while a rebuild or the site's deletion is under way, and the errors of DatabaseFault. In both cases
+    nothing was done.
     """
     done = dict.fromkeys(Expirations._fields, 0)
     left = limit
     with connection.transaction():
-        # Two callers delete different rows, one after the other.
+        # Callers delete one after the other, so that two of them do not choose the same rows.
         connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", cleanup_lock(site_id))
         if not enter(connection, site_id) or (site := site_of_id(connection, site_id)) is None:
             raise SiteBusy
@@ -83,7 +84,7 @@ def delete_expired(connection: Connection, site_id: int, now: datetime, limit: i
                 connection.execute(_RAISE_FLOOR.format(floor=kind.floor), {"site_id": site_id, "at": behind})
             if not left:
                 break
-        # Also asked when the limit was not reached: a row that another transaction had locked was passed over.
+        # Also probed when the limit was not reached: a row that another transaction was changing was passed over.
         has_more = any(_keys_after(connection, site_id, kind, (), 1) for kind in kinds)
     return Chunk(Expirations(**done), has_more)
 
@@ -91,9 +92,9 @@ def delete_expired(connection: Connection, site_id: int, now: datetime, limit: i
 def count_expired(
     connection: Connection, site: Site, now: datetime, limit: int, position: Position = ()
 ) -> Chunk[Expirations]:
-    """Counts the next `limit` rows that `delete_expired` would delete, after `position`, and changes nothing.
+    """Counts the next `limit` rows, after `position`, that `delete_expired` would delete. Changes nothing.
 
-    A position is the index of a kind in `expired`, and the keys of the last row of it that was counted.
+    A position is the index of a kind in `expired` and the keys of the last row of that kind that was counted.
     """
     kinds = expired(site, now)
     done = dict.fromkeys(Expirations._fields, 0)
@@ -115,7 +116,7 @@ def count_expired(
 
 
 def _delete(connection: Connection, site_id: int, kind: Expired, rows: int) -> tuple[int, Any]:
-    """How many rows were deleted, and the last one's time."""
+    """Deletes up to `rows` rows of a kind. Returns how many were deleted, and the time of the last one."""
     what = f"ctid, {kind.keys[0]} AS at"
     chunk = f"{kind.select.format(what=what)} ORDER BY {', '.join(kind.keys)} LIMIT %(rows)s"
     parameters = {**kind.parameters, "site_id": site_id, "rows": rows}
@@ -127,7 +128,7 @@ def _delete(connection: Connection, site_id: int, kind: Expired, rows: int) -> t
 def _keys_after(
     connection: Connection, site_id: int, kind: Expired, after: Sequence[Any], rows: int
 ) -> list[tuple[Any, ...]]:
-    """The keys of the first rows after those keys (none = of all)."""
+    """The keys of the first `rows` rows of a kind after the keys `after`; () = from the first row on."""
     keys = ", ".join(kind.keys)
     beyond = f"AND ({keys}) > ({', '.join(f'%(after{index})s' for index in range(len(after)))})" if after else ""
     parameters = {

@@ -1,4 +1,4 @@
-"""Pruning: deletes dedupe keys that have expired, site after site."""
+"""Pruning: deletes expired dedupe keys, site after site."""
 
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -11,15 +11,15 @@ DEFAULT_LIMIT = 5_000
 MAX_LIMIT = 50_000
 _SITES_A_CHUNK = 100
 
-# The sites with an expired key: one index probe for each site.
+# The sites with an expired key: one index probe per site.
 _SITES = """
 SELECT s.site_id FROM sites s
 WHERE EXISTS (SELECT FROM ingest_dedupes d WHERE d.site_id = s.site_id AND d.expires_at <= %(now)s)
 ORDER BY s.site_id LIMIT %(sites)s
 """
 
-# Deletes a site's expired keys, the longest expired first. A key that ingest is about to reserve again is passed over:
-# waiting for it could deadlock with ingest.
+# Deletes a site's expired keys, the longest expired first. A key that ingest is about to reserve again is passed over,
+# because waiting for it could deadlock with ingest.
 _DELETE = """
 DELETE FROM ingest_dedupes WHERE site_id = %(site_id)s AND ctid = ANY(ARRAY(
     SELECT ctid FROM ingest_dedupes WHERE site_id = %(site_id)s AND expires_at <= %(now)s
@@ -29,15 +29,15 @@ DELETE FROM ingest_dedupes WHERE site_id = %(site_id)s AND ctid = ANY(ARRAY(
 
 
 class Pruned(NamedTuple):
-    """Rows, by what was done with them."""
+    """Numbers of rows, by what was done with them."""
 
     deleted: int = 0
 
 
 def prune(connection: psycopg.Connection[Any], _site_id: int, now: datetime, limit: int) -> Chunk[Pruned]:
-    """Deletes up to `limit` keys of any site that have expired at `now`; a key expires at its very instant.
+    """Deletes up to `limit` keys of any sites that have expired at `now`, those with `expires_at = now` included.
 
-    `connection` is in autocommit. Raises a DatabaseFault.
+    `connection` is in autocommit. Raises the errors of DatabaseFault.
     """
     deleted = 0
     with connection.transaction():
@@ -46,7 +46,7 @@ def prune(connection: psycopg.Connection[Any], _site_id: int, now: datetime, lim
             deleted += connection.execute(_DELETE, parameters).rowcount
             if deleted == limit:
                 break
-        # A chunk that deleted nothing has found only keys in use: the next run finds them again.
+        # A chunk that deleted nothing has found only keys that ingest has locked. They are left to the next run.
         return Chunk(Pruned(deleted), has_more=deleted > 0 and bool(_sites(connection, now, 1)))
 
 

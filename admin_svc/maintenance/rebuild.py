@@ -1,18 +1,18 @@
 """Rebuilding a site: its derived rows are deleted and made again from its raw events, while it stays in use.
 
-In chunks, each resumable after any crash, through the phases of common/rebuild_phase.py:
+A rebuild works in chunks and can go on after a crash at any point. It has the phases of common/rebuild_phase.py:
 
-1. Queueing. The aggregated events of every batch go back to `pending_batches`, marked as replays. Pending events and
-   dead letters stay as they are. Nothing of the site is aggregated or compacted meanwhile, so every event is either
-   aggregated before (and replayed) or still pending. It goes from the newest batch down, so that batches that come in
-   meanwhile do not keep it from ending.
-2. Clearing. Visitors, sessions and rollups are deleted, and the incomplete hours of erasures: a rebuild aggregates
-   what raw events are left.
-3. Replaying. Aggregation goes on. It takes replays first, then what has arrived meanwhile.
+1. Queueing. The aggregated events of every batch are put back into `pending_batches`, marked as replays. Pending events
+   and dead letters stay as they are. Meanwhile nothing of the site is aggregated or compacted, so every event either
+   was aggregated before (and is replayed) or is still pending. Batches are queued from the newest down, so that batches
+   that come in meanwhile do not keep the phase from ending.
+2. Clearing. Visitors, sessions and rollups are deleted. So is the record of incomplete hours, because the rollups are
+   then made from the raw events that are left.
+3. Replaying. Aggregation continues. It takes replays first, then what has arrived meanwhile.
 
-Where raw events have been cleaned up, only derived rows from the first whole day on that has all of its raw events
-(the horizon) are made again, for the older ones could not be. A session that began before the horizon and reaches
-over it stays; its events are aggregated again, but not a second time into a session (see counting/replay.py).
+If raw events have been cleaned up, derived rows are made again only from the horizon on: the first whole day that has
+all of its raw events. Older ones stay. A session that began before the horizon and reaches beyond it stays too. Its
+events after the horizon are aggregated again, but are not added to a session a second time (see counting/replay.py).
 """
 
 from datetime import datetime
@@ -36,7 +36,7 @@ _ABOVE_ALL = 2**63 - 1
 # The site's last rebuild.
 _READ = "SELECT number, phase, horizon, next_batch FROM rebuilds WHERE site_id = %(site_id)s"
 
-# Begins a rebuild. The horizon is the first whole day all of whose raw events are there.
+# Begins a rebuild. The horizon is the first whole day that has all of its raw events.
 _BEGIN = f"""
 INSERT INTO rebuilds (site_id, number, phase, horizon, next_batch, started_at)
 SELECT site_id, nextval('rebuild_numbers'), {RebuildPhase.QUEUEING},
@@ -48,9 +48,10 @@ SET number = excluded.number, phase = excluded.phase, horizon = excluded.horizon
 RETURNING number, phase, horizon, next_batch
 """
 
+# Moves a rebuild to a phase and a next batch.
 _ADVANCE = "UPDATE rebuilds SET phase = %(phase)s, next_batch = %(next_batch)s WHERE site_id = %(site_id)s"
 
-# The next batches, from the newest down, and the last position of each; one index probe per batch.
+# The next batches, from the newest down, and the last position in each; one index probe per batch.
 _BATCHES = """
 WITH RECURSIVE batch AS (
     (SELECT batch_id, ord FROM events WHERE site_id = %(site_id)s AND batch_id < %(next_batch)s
@@ -65,8 +66,8 @@ WITH RECURSIVE batch AS (
 SELECT batch_id, ord FROM batch LIMIT %(rows)s
 """
 
-# Queues the aggregated events of the batches that occurred on or after the horizon, every run of positions as a row of
-# its own. The partition only spreads the work: a worker locks its visitors' rows.
+# Queues the aggregated events of the batches from the horizon on. Every run of positions without a gap is a row of its
+# own. The partition is by batch, not by visitor: it only spreads the work, because workers lock visitors' rows.
 _QUEUE = f"""
 INSERT INTO pending_batches (site_id, partition, batch_id, first_ord, last_ord, received_at, not_before, replay)
 SELECT s.site_id, p.batch_id %% s.rollup_shard_count, p.batch_id, p.first_ord, p.last_ord, p.received_at,
@@ -86,7 +87,7 @@ WHERE s.site_id = %(site_id)s
 RETURNING last_ord - first_ord + 1
 """
 
-# Deletes the first derived rows of one kind, by the index that serves their order.
+# Each deletes the first derived rows of one kind, in the order of the index that it uses.
 _CLEAR_DELTAS = """
 DELETE FROM rollup_shards WHERE site_id = %(site_id)s AND ctid = ANY(ARRAY(
     SELECT ctid FROM rollup_shards
@@ -115,7 +116,7 @@ DELETE FROM visitors WHERE site_id = %(site_id)s AND ctid = ANY(ARRAY(
 ))
 """
 
-# Hours whose rollups are made from the raw events that are left are complete again.
+# Deletes the record of incomplete hours: rollups made from the raw events that are left match them again.
 _CLEAR_ERASED = """
 DELETE FROM erased_hours WHERE site_id = %(site_id)s AND ctid = ANY(ARRAY(
     SELECT ctid FROM erased_hours WHERE site_id = %(site_id)s AND hour >= %(horizon)s ORDER BY hour LIMIT %(rows)s
@@ -131,7 +132,7 @@ Connection = psycopg.Connection[Any]
 
 
 class Rebuilt(NamedTuple):
-    """Rows, by what was done with them."""
+    """Numbers of rows, by what was done with them."""
 
     queued: int = 0
     """Events queued to be aggregated again."""
@@ -153,16 +154,16 @@ class _Rebuild(NamedTuple):
 def rebuild(
     connection: Connection, aggregator: Aggregator, site_id: int, now: datetime, limit: int, position: Position = ()
 ) -> Chunk[Rebuilt]:
-    """One chunk of the rebuild whose number is the position; (): of the one under way, or the first chunk of a new one.
+    """Does one chunk of the rebuild whose number is the position. () = of the one under way, or the first of a new one.
 
-    `connection` is in autocommit. Raises a DatabaseFault, and then nothing was done.
+    `connection` is in autocommit. Raises the errors of DatabaseFault, and then nothing was done.
     """
     number = position[0] if position else None
     with connection.transaction():
         hold(connection, site_id)
         found = _read(connection, site_id)
         if number is not None and (found is None or found.number != number or found.phase == RebuildPhase.DONE):
-            # It has ended, and a later one may be under way: not to be gone on with by this position.
+            # The rebuild has ended. Another one may be under way, but the position is not of that one.
             return Chunk(Rebuilt(), has_more=False)
         if found is None or found.phase == RebuildPhase.DONE:
             found = _begin(connection, site_id, now)
@@ -174,7 +175,7 @@ def rebuild(
     with connection.transaction():
         hold(connection, site_id)
         left = replays_left(connection, site_id)
-        # Another caller may have ended this rebuild meanwhile and begun the next one, which must go on.
+        # Another caller may have ended this rebuild meanwhile and begun the next one, which must not be ended here.
         if not left and _read(connection, site_id) == found:
             _advance(connection, site_id, RebuildPhase.DONE, found.next_batch)
     return _chunk(found, left > 0, aggregated=chunk.done.aggregated, failed=chunk.done.failed)
@@ -192,7 +193,7 @@ def _chunk(found: _Rebuild, has_more: bool = True, **done: int) -> Chunk[Rebuilt
 
 
 def _queue(connection: Connection, site_id: int, found: _Rebuild, limit: int) -> Chunk[Rebuilt]:
-    """Queues the aggregated events of whole batches, at least one, until `limit` events are reached."""
+    """Queues the aggregated events of whole batches, at least one, until they hold `limit` events."""
     parameters = {"site_id": site_id, "next_batch": found.next_batch, "rows": min(limit, _MAX_BATCHES)}
     batch_ids: list[int] = []
     events = 0

@@ -1,4 +1,4 @@
-"""What has expired: the rows that a site's retention settings allow to be deleted, by kind. Pure but for its SQL.
+"""The rows that have passed a site's retention, by kind. Nothing is executed here.
 
 Cut-offs are whole hours, for day rows whole days, so a bucket is deleted as a whole.
 """
@@ -14,8 +14,8 @@ from common.sites import Site
 _BEGINNING = datetime.min.replace(tzinfo=UTC)
 _DIMENSIONS = (OVERVIEW.number, *BY_NUMBER)
 
-# OFFSET 0 keeps each NOT EXISTS a probe for each row that a chunk looks at. As a join it is hashed, and then every
-# expired row is read and sorted for each chunk.
+# OFFSET 0 makes each NOT EXISTS an index probe per row that a chunk looks at. As a join it would be hashed, and every
+# chunk would read and sort all expired rows.
 
 # Aggregated events before the cut-off, oldest first.
 _EVENTS = f"""
@@ -29,7 +29,7 @@ SELECT {what} FROM sessions s
 WHERE s.site_id = %(site_id)s AND s.started_at < %(before)s AND s.ended_at < %(before)s
 """
 
-# Compacted rows of one interval and dimension; an hour only once all its deltas are compacted.
+# Compacted hour rows of one dimension, only of hours without deltas; and its day rows.
 _HOURS = f"""
 SELECT {{what}} FROM rollup_shards r
 WHERE r.site_id = %(site_id)s AND r.interval = {RollupInterval.HOUR} AND r.dimension = %(dimension)s AND r.delta_no = 0
@@ -43,7 +43,7 @@ WHERE r.site_id = %(site_id)s AND r.interval = {RollupInterval.DAY} AND r.dimens
   AND r.bucket_start < %(before)s
 """
 
-# Visitors seen in no bucket that is kept, and without a session that is kept.
+# Visitors who were not seen in any bucket that is kept and have no session that is kept.
 _VISITORS = """
 SELECT {what} FROM visitors v
 WHERE v.site_id = %(site_id)s AND v.first_seen_at < %(before)s AND v.last_seen_at < %(before)s
@@ -56,24 +56,24 @@ class Expired(NamedTuple):
     """One kind of row that expires."""
 
     name: str
-    """Field of Expirations."""
+    """The field of Expirations."""
     table: str
     select: str
-    """Its rows, in the order of an index of `keys`."""
+    """Selects the rows; `{what}` is what is selected. An index has the order of `keys`."""
     keys: tuple[str, ...]
-    """A time first; together they tell the rows apart."""
+    """The first is a time. Together they are unique among the rows."""
     parameters: dict[str, Any]
     floor: str = ""
-    """Column of `sites` that moves behind what is deleted; "" = none."""
+    """The floor, a column of `sites`, that moves past what is deleted; "" = none."""
     unit: timedelta = HOUR
-    """What the floor is a whole number of."""
+    """The floor is a whole number of these since 1970."""
 
 
 def expired(site: Site, now: datetime) -> list[Expired]:
-    """What has expired at `now`, in the order in which it is deleted."""
+    """The kinds of rows that have expired at `now`, in the order in which they are deleted."""
     raw, hours, days = site.retentions
     before_raw, before_hours = _cut_off(now, raw, HOUR), _cut_off(now, hours, HOUR)
-    # A session that ended within the timeout of the cut-off could still grow by an event behind it.
+    # A session that ended less than the timeout before the cut-off could still grow by an event after the cut-off.
     closed = max(before_raw, _BEGINNING + site.session_timeout) - site.session_timeout
     kinds = [
         Expired(
@@ -106,7 +106,7 @@ def expired(site: Site, now: datetime) -> list[Expired]:
 
 
 def _cut_off(now: datetime, kept: timedelta, unit: timedelta) -> datetime:
-    """The first whole unit that is kept; the beginning of time where it would lie before that."""
+    """The start of the first unit that is kept; not before the earliest time that datetime supports."""
     return floor(max(now, _BEGINNING + kept) - kept, unit)
 
 

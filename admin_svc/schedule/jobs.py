@@ -1,4 +1,4 @@
-"""The jobs that the admin process does by itself: what each does, how often, and how much in one chunk."""
+"""The jobs of the schedule: what each does, how often, and how much in one chunk."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -17,30 +17,30 @@ from common.settings import Settings
 
 Connection = psycopg.Connection[Any]
 DoChunk = Callable[[Connection, int, datetime, int], Chunk[Any]]
-"""One chunk for a site, at a time, of a limit of rows. Takes a connection in autocommit; raises SiteBusy and a
-DatabaseFault."""
+"""Does one chunk: of a site, at a time, with a limit of rows. Takes a connection in autocommit. Raises SiteBusy and
+the errors of DatabaseFault."""
 
 
 class Job(NamedTuple):
-    """One job; its name is one of runs.JOBS."""
+    """A job. Its name is one of runs.JOBS."""
 
     name: str
     does: str
-    """For people, after "the job"."""
+    """What the job does, for the log; it continues "the job <name> "."""
     seconds: float
-    """How long after the start of a run the next one is due; 0 = never."""
+    """The seconds from the start of one run to that of the next; 0 = the job never runs by itself."""
     sites: Callable[[Connection, datetime], list[int]]
-    """The sites that have work for it."""
+    """Finds the sites that have work for the job."""
     chunk: DoChunk
     limit: int
-    """Rows of one chunk."""
+    """How many rows a chunk works on at most."""
     rows: Callable[[Any], int] = sum
-    """How many rows a chunk worked on, by what it has done."""
+    """The number of rows that a chunk worked on, from its `done`."""
     lock: int = 0
-    """Number of the lock that lets one process at a time do a chunk for a site; 0 = any number side by side."""
+    """The number of the lock with which one process at a time does a chunk for a site; 0 = any number at once."""
 
     def run_chunk(self, connection: Connection, site_id: int, now: datetime) -> Chunk[Any] | None:
-        """One chunk for the site; None where another process does one. Raises as DoChunk."""
+        """Does a chunk for the site. None = another process is doing one. Raises as DoChunk does."""
         if not self.lock:
             return self.chunk(connection, site_id, now, self.limit)
         with connection.transaction():
@@ -50,7 +50,8 @@ class Job(NamedTuple):
 
 
 def jobs(settings: Settings, aggregator: Aggregator) -> list[Job]:
-    """All jobs, as the settings want them. A lock's number never changes, for two releases may run side by side."""
+    """All jobs, with the intervals of the settings. The number of a lock never changes, because processes of two
+    releases may run at once."""
     aggregate_seconds = settings.aggregate_seconds if settings.aggregate else 0
     # fmt: off
     return [

@@ -1,4 +1,4 @@
-"""What the scheduled jobs did: a row for each run, or for each minute of runs that end without an error."""
+"""Runs of the scheduled jobs are stored: a row for each run, or one for a minute of runs without an error."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -10,15 +10,15 @@ from common.sites import DELETING
 
 KEPT = timedelta(days=7)
 COMPACT = "fold"
-"""The name that GetStatus has for runs of compaction."""
+"""The name of compaction in GetStatus. It is part of the contract with clients."""
 JOBS = ("aggregate", "cleanup", COMPACT, "prune", "retry")
-"""Every job by the name that is stored, in the order of GetStatus."""
+"""The stored names of all jobs, in the order of GetStatus."""
 ALL_SITES = 0
-"""The site_id of a run that was not for one site."""
+"""The site_id of a run that was for all sites."""
 _MERGED = timedelta(minutes=1)
 _DELETED_A_RUN = 1_000
 
-# Adds to the last run, where that ended well and began less than a minute ago.
+# Adds to the last run if that ended without an error and began less than a minute ago.
 _PROLONG = """
 UPDATE job_runs SET finished_at = %(finished_at)s, pages = pages + %(chunks)s, rows = rows + %(rows)s
 WHERE site_id = %(site_id)s AND job = %(job)s AND error IS NULL AND started_at = (
@@ -27,7 +27,7 @@ WHERE site_id = %(site_id)s AND job = %(job)s AND error IS NULL AND started_at =
 )
 """
 
-# Adds a run, but none of a site that has been deleted meanwhile.
+# Adds a run, unless its site is being deleted or has been deleted.
 _ADD = f"""
 INSERT INTO job_runs (site_id, job, started_at, finished_at, pages, rows, error)
 SELECT %(site_id)s, %(job)s, %(started_at)s, %(finished_at)s, %(chunks)s, %(rows)s, %(error)s
@@ -37,7 +37,7 @@ SET finished_at = excluded.finished_at, pages = job_runs.pages + excluded.pages,
     rows = job_runs.rows + excluded.rows, error = coalesce(excluded.error, job_runs.error)
 """
 
-# Deletes runs of one job of one site that ended long ago.
+# Deletes the oldest runs of one job of one site that began before a time.
 _DELETE_OLD = """
 DELETE FROM job_runs WHERE site_id = %(site_id)s AND ctid = ANY(ARRAY(
     SELECT ctid FROM job_runs WHERE site_id = %(site_id)s AND job = %(job)s AND started_at < %(before)s
@@ -45,7 +45,7 @@ DELETE FROM job_runs WHERE site_id = %(site_id)s AND ctid = ANY(ARRAY(
 ))
 """
 
-# The last run of each job of the sites: one index probe each, however many runs there were.
+# The last run of each job of each site: one index probe each, however many runs are stored.
 _LAST = """
 SELECT s.site_id, j.job, last.*
 FROM unnest(%(site_ids)s::int[]) AS s (site_id) CROSS JOIN unnest(%(jobs)s::text[]) AS j (job)
@@ -69,11 +69,11 @@ class Run(NamedTuple):
     chunks: int
     rows: int
     error: str | None = None
-    """What error_text says of the error that it ended with."""
+    """The text of the error that the run ended with (see error_text.py)."""
 
 
 def record(connection: Connection, run: Run) -> None:
-    """Stores the run, and deletes runs of the same job that are more than 7 days old."""
+    """Stores the run, and deletes up to 1,000 runs of the same job and site that are more than 7 days old."""
     parameters = {**run._asdict(), "since": run.started_at - _MERGED}
     if run.error is None and connection.execute(_PROLONG, parameters).rowcount:
         return

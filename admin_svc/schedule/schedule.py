@@ -1,7 +1,7 @@
-"""The schedule of the admin process: APScheduler runs each job at its interval, one run at a time.
+"""The schedule of the admin process: APScheduler runs each job at its interval, one run of a job at a time.
 
-A run goes round the sites that have work, one chunk each, until there is none or its time or number of chunks is
-spent; the next run goes on. So no site waits for another's backlog, and a run always ends.
+A run goes round the sites that have work, one chunk each, until no site has work or the run's time or number of chunks
+is spent. The next run continues. So no site waits for another's backlog, and a run always ends.
 """
 
 import logging
@@ -28,7 +28,7 @@ class Schedule:
     """The background jobs of one admin process. Several processes may run them at once."""
 
     def __init__(self, db: Database, jobs: list[Job], clock: Clock, *, run_seconds: float, run_chunks: int) -> None:
-        """A run ends after `run_seconds` or `run_chunks` chunks, though there is more to do."""
+        """A run ends after `run_seconds` or `run_chunks` chunks, even if there is work left."""
         self._db = db
         self._clock = clock
         self._run_seconds = run_seconds
@@ -44,7 +44,7 @@ class Schedule:
                     "interval",
                     args=(job.name,),
                     seconds=job.seconds,
-                    # So that processes started together do not run it in step.
+                    # So that processes that were started together do not run the job at the same moments.
                     jitter=min(job.seconds / 10, _MOST_JITTER_SECONDS),
                     id=job.name,
                     max_instances=1,
@@ -53,25 +53,25 @@ class Schedule:
                 )
 
     def start(self) -> None:
-        """Starts the jobs in threads of their own."""
+        """Starts the scheduler, which runs the jobs in threads."""
         for job in self._jobs.values():
             if job.seconds:
                 _log.info("the job %s %s, every %g s, %d rows a chunk", job.name, job.does, job.seconds, job.limit)
         self._scheduler.start()
 
     def stop(self) -> None:
-        """Lets the chunks under way finish and ends."""
+        """Returns when the chunks under way are finished. No further chunk is started."""
         self._stopping.set()
         self._scheduler.shutdown(wait=True)
 
     def run_once(self, name: str) -> None:
-        """One run of a job. An error is logged and stored with the run, never raised: the next run tries again."""
+        """Does one run of a job. Errors are logged and stored with the run, not raised; the next run tries again."""
         runs: dict[int, Run] = {}
         try:
             with self._db.connection() as connection:
                 self._run(connection, self._jobs[name], runs)
             if runs:
-                # Another connection: that of the run may have been lost with the last chunk.
+                # A new connection, because that of the run may have been lost with the last chunk.
                 with self._db.connection() as connection:
                     for run in runs.values():
                         record(connection, run)
@@ -81,10 +81,10 @@ class Schedule:
             _log.exception("%s failed", name)
 
     def _run(self, connection: Connection, job: Job, runs: dict[int, Run]) -> None:
-        """Puts into `runs`, by site, what was done."""
+        """Does the chunks of a run, and puts what was done into `runs`, by site."""
         until, chunks = time.monotonic() + self._run_seconds, 0
         last = self._last_site[job.name]
-        # The sites after the one that came last the time before are first now.
+        # The run begins with the site after the last one of the run before.
         sites = sorted(job.sites(connection, self._clock()), key=lambda site_id: (site_id <= last, site_id))
         while sites:
             for site_id in tuple(sites):
@@ -105,11 +105,11 @@ class Schedule:
     def _chunk(
         self, connection: Connection, job: Job, site_id: int, now: datetime
     ) -> tuple[Chunk[tuple[int, ...]] | None, str | None]:
-        """One chunk, and the error it ended with. A site that fails must not keep the others from their turn."""
+        """Does one chunk; returns it, or the error it ended with. An error of one site must not end the run."""
         try:
             return job.run_chunk(connection, site_id, now), None
         except SiteBusy:
-            # It is being rebuilt or deleted: a later run finds it open, or gone.
+            # It is being rebuilt or deleted. A later run tries again.
             return None, None
         except DatabaseFault as error:
             _log.warning("%s of site %d could not run: %s", job.name, site_id, error)
@@ -122,6 +122,6 @@ class Schedule:
 def _added(
     run: Run | None, job: Job, site_id: int, started: datetime, finished: datetime, rows: int, error: str | None
 ) -> Run:
-    """The run with one more chunk."""
+    """The run (None = a new one) with one more chunk."""
     before = run or Run(site_id, job.name, started, finished, 0, 0)
     return before._replace(finished_at=finished, chunks=before.chunks + 1, rows=before.rows + rows, error=error)

@@ -1,4 +1,4 @@
-"""The life of a key: made, listed, rotated, ended. Functions take a transaction and never commit."""
+"""Keys are created, listed, rotated and ended. Functions run in the caller's transaction and never commit."""
 
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -10,31 +10,33 @@ from psycopg.rows import class_row
 from common.errors import CallError, Reason
 from common.keys import KeyKind, hash_key, new_key
 
-# Stores a key unless it is known; answers its id.
+# Stores a key unless it is stored already. Returns its id.
 _INSERT = """
 INSERT INTO api_keys (kind, site_id, name, key_sha256, created_at, expires_at)
 VALUES (%(kind)s, %(site_id)s, %(name)s, %(key_sha256)s, %(now)s, %(expires_at)s)
 ON CONFLICT (key_sha256) DO NOTHING RETURNING key_id
 """
 
-# Ends every write key of a site that would end later.
+# Ends, at a time, every write key of a site that would end later.
 _END_WRITE_KEYS = f"""
 UPDATE api_keys SET expires_at = %(end)s
 WHERE site_id = %(site_id)s AND kind = {int(KeyKind.WRITE)} AND (expires_at IS NULL OR expires_at > %(end)s)
 """
 
-# Ends one key, unless it has ended.
+# Ends one key, unless it has ended already.
 _END = """
 UPDATE api_keys SET expires_at = %(now)s WHERE key_id = %(key_id)s AND (expires_at IS NULL OR expires_at > %(now)s)
 """
 
+# The columns of ApiKey.
 _SELECT = """
 SELECT k.key_id, k.kind, k.name, k.created_at, k.expires_at, s.slug
 FROM api_keys k LEFT JOIN sites s ON s.site_id = k.site_id
 """
 
-# One key; and a page of the keys that have not ended, after an id, of one site or of all.
+# One key.
 _BY_ID = f"{_SELECT} WHERE k.key_id = %(key_id)s"
+# A page of the keys that have not ended, after an id, of one site or of all.
 _LIST = f"""
 {_SELECT} WHERE k.key_id > %(after)s AND (k.expires_at IS NULL OR k.expires_at > %(now)s)
   AND (%(site_id)s::int IS NULL OR k.site_id = %(site_id)s)
@@ -45,7 +47,7 @@ Connection = psycopg.Connection[Any]
 
 
 class ApiKey(NamedTuple):
-    """What is known of a key; of the key itself only its hash is stored."""
+    """A stored key. Of the key itself only the hash is stored."""
 
     key_id: int
     kind: int
@@ -65,7 +67,7 @@ def add_key(
     key: str,
     ttl: timedelta | None,
 ) -> int:
-    """Stores the key's hash; returns its id. Raises CallError (ALREADY_EXISTS) when any site uses the key."""
+    """Stores the key's hash and returns the key's id. Raises CallError (ALREADY_EXISTS) if any site uses the key."""
     row = _insert(connection, kind, site_id, name, now, key, ttl)
     if row is None:
         raise CallError(
@@ -78,12 +80,12 @@ def add_key(
 
 
 def ensure_admin_key(connection: Connection, key: str, now: datetime) -> None:
-    """Stores an admin key unless it is known. A key that was ended stays ended."""
+    """Stores an admin key unless it is stored already. A key that was ended stays ended."""
     _insert(connection, KeyKind.ADMIN, None, "first", now, key, None)
 
 
 def rotate_write_key(connection: Connection, site_id: int, now: datetime, grace: timedelta) -> str:
-    """A new write key of the site; its other write keys end at `now + grace`, unless they would have sooner."""
+    """Creates a write key of the site. Its other write keys end at `now + grace`, unless they end sooner."""
     connection.execute(_END_WRITE_KEYS, {"site_id": site_id, "end": now + grace})
     key = new_key(KeyKind.WRITE)
     add_key(connection, KeyKind.WRITE, site_id, "rotated", now, key, None)
@@ -91,7 +93,7 @@ def rotate_write_key(connection: Connection, site_id: int, now: datetime, grace:
 
 
 def end_key(connection: Connection, key_id: int, now: datetime) -> ApiKey:
-    """Ends the key now unless it has ended; returns it. Raises CallError (NOT_FOUND)."""
+    """Ends the key now, unless it has ended already, and returns it. Raises CallError (NOT_FOUND)."""
     connection.execute(_END, {"key_id": key_id, "now": now})
     return get_key(connection, key_id)
 
@@ -106,7 +108,7 @@ def get_key(connection: Connection, key_id: int) -> ApiKey:
 
 
 def list_keys(connection: Connection, site_id: int | None, after: int, now: datetime, count: int) -> list[ApiKey]:
-    """Up to `count` keys that have not ended, with ids over `after`, ascending; of one site or of all."""
+    """Up to `count` keys that have not ended, with ids above `after`, ascending; of one site or, with None, of all."""
     parameters = {"site_id": site_id, "after": after, "now": now, "rows": count}
     with connection.cursor(row_factory=class_row(ApiKey)) as cursor:
         return cursor.execute(_LIST, parameters).fetchall()

@@ -1,4 +1,4 @@
-"""The settings of a site: every bound checked, and the columns of `sites` they stand in. Pure."""
+"""The settings of a site: checks of their bounds, and their columns of `sites`. Pure."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -15,7 +15,7 @@ _WRITE_KEY = re.compile(r"[\x21-\x7e]{1,256}")
 _SECOND = 1_000_000
 _DAY = 86_400 * _SECOND
 
-# Column, default and largest value of each setting that is a duration, in µs; the least is a second.
+# Column, default and largest value in µs of each setting that is a duration. The smallest value is 1 s.
 _DURATIONS = {
     "session_timeout": ("session_timeout_us", 30 * 60 * _SECOND, 30 * _DAY),
     "dedupe_retention": ("dedupe_retention_us", _DAY, 365 * _DAY),
@@ -29,11 +29,11 @@ DAY_FIELDS = (
 )
 LIST_FIELDS = ("allowed_property_keys", "denied_property_keys", "allowed_origins")
 FIELDS = (*DURATION_FIELDS, "rollup_shard_count", *DAY_FIELDS, *LIST_FIELDS)
-"""The fields of SiteSettings, as an update mask names them after "settings."."""
+"""The fields of SiteSettings. An update mask names them with "settings." before them."""
 
 
 def check_slug(slug: str, field: str = "slug") -> str:
-    """The slug. Raises CallError, which names the request's `field`, unless it is one."""
+    """The slug. Raises CallError if it is not valid; the error names the request's `field`."""
     if not _SLUG.fullmatch(slug):
         raise invalid(
             field,
@@ -44,7 +44,7 @@ def check_slug(slug: str, field: str = "slug") -> str:
 
 
 def check_name(field: str, name: str) -> str:
-    """A name for people. Raises CallError when it is too long or holds a NUL character."""
+    """A name to display. Raises CallError if it is longer than 256 bytes or holds a NUL character."""
     if len(name.encode()) > MAX_NAME_BYTES:
         raise invalid(field, Reason.FIELD_TOO_LONG, f"is longer than {MAX_NAME_BYTES} bytes")
     if "\0" in name:
@@ -53,16 +53,16 @@ def check_name(field: str, name: str) -> str:
 
 
 def check_write_key(key: str) -> str:
-    """A write key of the caller's own. Raises CallError unless metadata can carry it."""
+    """A write key that the caller has chosen. Raises CallError unless it can be sent in metadata."""
     if not _WRITE_KEY.fullmatch(key):
         raise invalid("write_key", Reason.WRITE_KEY_INVALID, "must be 1–256 visible ASCII characters")
     return key
 
 
 def to_columns(values: Mapping[str, Any], prefix: str = "settings") -> dict[str, Any]:
-    """The columns for the fields of SiteSettings in `values`; None (= absent) becomes the field's default.
+    """The columns for the fields of SiteSettings in `values`. None (= absent) becomes the default of the field.
 
-    Durations are in µs. `prefix` is where the fields stand in the request. Raises CallError for a value out of bounds.
+    Durations are in µs. `prefix` is the path of the fields in the request. Raises CallError for a value out of bounds.
     """
     columns: dict[str, Any] = {}
     for field, value in values.items():

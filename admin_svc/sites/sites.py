@@ -1,4 +1,4 @@
-"""The life of a site: created, listed, changed. Functions take a transaction and never commit."""
+"""Sites are created, listed and changed. Functions run in the caller's transaction and never commit."""
 
 from datetime import datetime
 from typing import Any
@@ -17,12 +17,13 @@ _INSERT = """
 INSERT INTO sites AS s ({columns}) VALUES ({values}) ON CONFLICT (slug) DO NOTHING RETURNING {site}
 """
 
-# Changes a site that is not being deleted: nothing may bring it back or make its deletion wait longer.
+# Changes a site, but not one that is being deleted: it must not become active again, and `updated_at` must not change,
+# because the end of the deletion depends on it.
 _UPDATE = """
 UPDATE sites s SET {assignments} WHERE slug = %(slug)s AND status <> {deleting} RETURNING {site}
 """
 
-# A page of sites after a slug, by bytes.
+# A page of sites after a slug, in the order of the slugs' bytes.
 _LIST = f"SELECT {COLUMNS} FROM sites s WHERE s.slug > %(after)s ORDER BY s.slug LIMIT %(rows)s"
 
 Connection = psycopg.Connection[Any]
@@ -31,7 +32,8 @@ Connection = psycopg.Connection[Any]
 def create_site(
     connection: Connection, slug: str, values: dict[str, Any], write_key: str | None, now: datetime
 ) -> tuple[Site, str] | None:
-    """The new site and its write key, which is made here unless one is given; None when the slug is taken.
+    """Creates a site and returns it with its write key, which is generated unless one is given. None = the slug is
+    taken.
 
     `values` are columns of `sites`: the name and every setting. Raises CallError for a write key in use.
     """
@@ -48,13 +50,13 @@ def create_site(
 
 
 def list_sites(connection: Connection, after: str, count: int) -> list[Site]:
-    """Up to `count` sites with slugs over `after`, ascending by bytes, those that are being deleted included."""
+    """Up to `count` sites with slugs after `after`, ascending by bytes. Sites that are being deleted are included."""
     with connection.cursor(row_factory=class_row(Site)) as cursor:
         return cursor.execute(_LIST, {"after": after, "rows": count}).fetchall()
 
 
 def update_site(connection: Connection, slug: str, values: dict[str, Any], now: datetime) -> Site:
-    """Changes the columns; returns the site as it is then. Raises CallError (NOT_FOUND), also for a site that is being
+    """Changes the columns and returns the changed site. Raises CallError (NOT_FOUND), also for a site that is being
     deleted."""
     row = {**values, "updated_at": now}
     statement = _UPDATE.format(

@@ -1,7 +1,7 @@
-"""The schema. Migrations make it; a test holds the two against each other.
+"""The schema, as the migrations make it. A test compares the two.
 
-Every tenant table carries `site_id`, and every key of it begins with that, so that the database can be distributed by
-site. `sites`, `api_keys` and `secrets` are small and shared.
+Every table of a site's data has `site_id`, and every key of it begins with that column, so that the database can be
+distributed by site. `sites`, `api_keys` and `secrets` are small and shared.
 """
 
 from common.tables import derived, events, maintenance, sites

@@ -1,4 +1,4 @@
-"""What the tables are declared with."""
+"""Types and a helper that the declarations of tables share."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ metadata = sa.MetaData()
 
 time = sa.DateTime(timezone=True)
 key = sa.Text(collation="C")
-"""Keys are ranked and compared by bytes, everywhere alike and whatever the database's locale is."""
+"""Keys are compared and sorted by bytes, whatever the locale of the database is."""
 
 
 def required(name: str, kind: Any, default: str | None = None) -> sa.Column[Any]:

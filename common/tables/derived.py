@@ -1,4 +1,4 @@
-"""What aggregation makes of raw events: visitors, sessions and rollups. A rebuild can make all of it again."""
+"""The derived tables: visitors, sessions and rollups. A rebuild can make them again from raw events."""
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import BYTEA, JSONB, UUID
@@ -27,24 +27,24 @@ visitors = sa.Table(
     required("first_event_id", UUID),
     sa.Column("identified_event_id", UUID),
     required("visitor_id", sa.Text),
-    # The session id of the first event, "" for none: with first_seen_at it names the first session.
+    # The session id of the first event, "" for none. With first_seen_at it identifies the first session.
     required("first_session_id", sa.Text),
     sa.Column("user_id", sa.Text),
     sa.Column("traits", JSONB),
-    # With last_seen_at, the latest event; NULL on rows older than the column.
+    # With last_seen_at it identifies the latest event. NULL in old rows whose raw event was gone at migration 0010.
     sa.Column("last_event_id", UUID),
-    # What the earliest and the latest event say: path, referrer and context, without what is absent.
+    # Path, referrer and context of the earliest and of the latest event, without absent fields.
     sa.Column("first_touch", JSONB),
     sa.Column("last_touch", JSONB),
     # serves: naming the visitor of a session
     sa.PrimaryKeyConstraint("site_id", "visitor_no"),
-    # serves: aggregation and raw edges, which know visitors by id
+    # serves: aggregation and raw edges, which look visitors up by id
     sa.UniqueConstraint("site_id", "visitor_id", name="visitors_by_id"),
-    # serves: ListVisitors and its cursor; clearing what a rebuild makes again
+    # serves: ListVisitors and its cursor; the visitors that a rebuild clears
     sa.Index("visitors_by_first_seen", "site_id", "first_seen_at", "visitor_no"),
-    # serves: EraseVisitor of a user
+    # serves: EraseVisitor by user id
     sa.Index("visitors_by_user", "site_id", "user_id", postgresql_where=sa.text("user_id IS NOT NULL")),
-    # A visitor's row changes with nearly every chunk: leave room for the new version beside the old one.
+    # A visitor's row changes with nearly every chunk, so its page keeps room for the new version.
     postgresql_with={"fillfactor": "85"},
 )
 
@@ -91,7 +91,8 @@ rollup_shards = sa.Table(
     required("duration_us", sa.BigInteger),
     # 0 is the compacted row; others are deltas, numbered by the chunk that wrote them.
     required("delta_no", sa.Integer),
-    # A day of one key holds up to 2^31 of each: 24,000 events a second. Most rows hold a handful, and there are many.
+    # Four bytes each: up to 2^31 for a day of one key, which is 24,000 events a second. Most of the many rows hold a
+    # handful.
     required("events", sa.Integer),
     required("pageviews", sa.Integer),
     required("sessions", sa.Integer),
@@ -104,8 +105,8 @@ rollup_shards = sa.Table(
     required("key", key),
     # A form of common/visitor_sets.py; NULL = no visitors.
     sa.Column("visitors", BYTEA),
-    # serves: every report: the buckets of a range of one dimension; compaction. Its pages are filled up, for nothing is
-    # added to hours that are over
+    # serves: every report (the buckets of a range of one dimension); compaction. Its pages are filled completely,
+    # because hours that are over get no more rows
     sa.Index(
         "rollup_rows",
         "site_id",
@@ -117,7 +118,7 @@ rollup_shards = sa.Table(
         postgresql_where=sa.text("delta_no = 0"),
         postgresql_with={"fillfactor": "100"},
     ),
-    # serves: top lists by events, which read only the first of each day
+    # serves: top lists by events, which read only the first rows of each day
     sa.Index(
         "rollup_days_by_events",
         "site_id",
@@ -126,6 +127,6 @@ rollup_shards = sa.Table(
         sa.text("events DESC"),
         postgresql_where=sa.text("interval = 2"),
     ),
-    # serves: finding deltas to compact; reading those not yet compacted. No delta is asked for by its key
+    # serves: finding deltas to compact; reading those not yet compacted. No delta is searched for by its key
     sa.Index("rollup_deltas", "site_id", "dimension", "bucket_start", postgresql_where=sa.text("delta_no > 0")),
 )

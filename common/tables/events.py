@@ -1,14 +1,14 @@
-"""Raw events, dedupe keys, and which events are not aggregated yet."""
+"""Raw events, dedupe keys, and the events that are not aggregated: pending events and dead letters."""
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB, UUID
 
 from common.tables.columns import key, metadata, required, time
 
-# Ingest takes batch numbers in blocks of 1,000, so that it asks for them once in a thousand batches.
+# Ingest takes batch numbers in blocks of 1,000, so that it asks for a block only once in a thousand batches.
 batch_numbers = sa.Sequence("batch_numbers", metadata=metadata, increment=1000)
 
-# Wide columns of fixed length first: no row spends bytes on alignment.
+# Wide columns of fixed length come first, so that no bytes are spent on alignment.
 events = sa.Table(
     "events",
     metadata,
@@ -37,7 +37,7 @@ events = sa.Table(
     sa.Column("utm_medium", key),
     sa.Column("utm_campaign", key),
     sa.Column("properties", JSONB),
-    # serves: aggregation, which reads whole batches; grows only at its right end
+    # serves: aggregation, which reads whole batches. It grows only at its right end
     sa.PrimaryKeyConstraint("site_id", "batch_id", "ord"),
     # serves: the raw edges of a range, property breakdowns, ListEvents and its cursor
     sa.Index("events_by_time", "site_id", "occurred_at", "batch_id", "ord"),
@@ -56,10 +56,10 @@ pending_batches = sa.Table(
     required("received_at", time),
     required("not_before", time),
     sa.Column("last_error", sa.Text),
-    # A rebuild has queued the events again.
+    # Whether a rebuild has queued the events again.
     required("replay", sa.Boolean, "false"),
-    # serves: a worker's claim, oldest first within its partition. By time, for each committing thread of ingest takes
-    # batch numbers from a block of its own
+    # serves: a worker's claim, oldest first within its partition. It is by time and not by number, because each
+    # committing thread of ingest takes batch numbers from a block of its own
     sa.PrimaryKeyConstraint("site_id", "partition", "received_at", "batch_id", "first_ord"),
     # serves: "is this event pending"; removing aggregated batches
     sa.Index("pending_by_batch", "site_id", "batch_id", "first_ord"),
@@ -90,8 +90,8 @@ ingest_dedupes = sa.Table(
     required("expires_at", time),
     required("site_id", sa.Integer),
     required("dedupe_key", UUID),
-    # serves: ON CONFLICT of ingest; UUIDv7 keys arrive in its order
+    # serves: ON CONFLICT of ingest. UUIDv7 keys arrive in its order
     sa.PrimaryKeyConstraint("site_id", "dedupe_key"),
-    # serves: PruneExpired; grows at its right end
+    # serves: PruneExpired. It grows at its right end
     sa.Index("dedupes_by_expiry", "site_id", "expires_at"),
 )

@@ -1,4 +1,4 @@
-"""What maintenance remembers: rebuilds, incomplete hours and runs of jobs."""
+"""Tables of maintenance: rebuilds, incomplete hours and runs of jobs."""
 
 import sqlalchemy as sa
 
@@ -11,24 +11,24 @@ rebuilds = sa.Table(
     "rebuilds",
     metadata,
     sa.Column("site_id", sa.Integer, primary_key=True, autoincrement=False),
-    # Names this rebuild in page tokens.
+    # Identifies the rebuild in page tokens.
     required("number", sa.BigInteger),
     # A RebuildPhase of common/rebuild_phase.py.
     required("phase", sa.SmallInteger),
-    # Derived rows from before stay as they are, for their raw events may be gone; NULL = everything is made again.
+    # Derived rows from before it stay as they are, because their raw events may be gone. NULL = all are made again.
     sa.Column("horizon", time),
     # Aggregated events of this batch and of newer ones are queued again.
     required("next_batch", sa.BigInteger),
     required("started_at", time),
 )
 
-# Incomplete hours: an erasure has deleted aggregated raw events of them, so they tell less than their rollups.
+# Incomplete hours: an erasure has deleted aggregated raw events of them, so raw events hold less than rollups.
 erased_hours = sa.Table(
     "erased_hours",
     metadata,
     required("hour", time),
     required("site_id", sa.Integer),
-    # serves: every report's bounds
+    # serves: the bounds of every report
     sa.PrimaryKeyConstraint("site_id", "hour"),
 )
 

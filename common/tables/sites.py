@@ -25,8 +25,8 @@ sites = sa.Table(
     required("allowed_origins", ARRAY(sa.Text)),
     required("created_at", time),
     required("updated_at", time),
-    # From when on raw events and sessions, hour rows and day rows are whole; what was before may have been cleaned
-    # up. NULL = nothing was. Whole hours (raw_from, hours_from) and days (days_from).
+    # The floors: from when on raw events and sessions, hour rows and day rows are whole. What was before may have been
+    # deleted by cleanup; NULL = nothing has been. Whole hours (raw_from, hours_from) and days (days_from).
     sa.Column("raw_from", time),
     sa.Column("hours_from", time),
     sa.Column("days_from", time),

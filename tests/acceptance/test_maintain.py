@@ -5,8 +5,8 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +175,17 @@ def test_ctrl_c_during_a_chunk_exits_130_with_a_sentence_and_it_can_be_started_a
     assert (code, left()) == (0, 0), output
 
 
+@contextmanager
+def sigint_not_ignored() -> Iterator[None]:
+    """Processes started meanwhile heed SIGINT, also where the tests run in the background of a shell, which has them
+    ignore it. Not by `preexec_fn`: that forks this process, and gRPC's threads sometimes abort the child."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_a_real_sigint_stops_a_real_process_within_its_chunk(suite: Suite, database: Connection) -> None:
     """It waits for a row that somebody holds when the signal comes; it ends with 130 and one sentence, no traceback."""
     site = expired_site(suite, 587)
@@ -183,15 +194,14 @@ def test_a_real_sigint_stops_a_real_process_within_its_chunk(suite: Suite, datab
     arguments = ["maintain", "cleanup", "--site", site.slug, "--limit", "10"]
     with psycopg.connect(suite.database_url.replace("+psycopg", "")) as holder:
         holder.execute("SELECT pg_advisory_xact_lock(%s, -2)", (site_id,))
-        process = subprocess.Popen(
-            [sys.executable, "-m", "cli.main", *arguments],
-            cwd=Path(__file__).parents[2],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            # Whoever starts the tests in the background has them ignore the signal, and a child inherits that.
-            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
-        )
+        with sigint_not_ignored():
+            process = subprocess.Popen(
+                [sys.executable, "-m", "cli.main", *arguments],
+                cwd=Path(__file__).parents[2],
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
         blocked = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND classid = %s"
         eventually(lambda: process.poll() is not None or database.execute(blocked, (site_id,)).fetchone() is not None)
         assert process.poll() is None, process.communicate()

@@ -15,7 +15,7 @@ duckdb = pytest.importorskip("duckdb", reason="the loader needs the bench extra"
 
 from bench.aggregated_dataset import derive  # noqa: E402
 from bench.dataset import START, Shape, generate  # noqa: E402  # after what this file may be skipped for
-from bench.loader import arm_dedupe_keys, load, without_indexes  # noqa: E402
+from bench.loader import load, reserve_dedupe_keys, without_indexes  # noqa: E402
 from common.db import plain_url  # noqa: E402
 from tests.oracle.raw_events import CONTEXT_FIELDS, DAY, DIMENSIONS, HOUR, MINUTE  # noqa: E402
 from tests.oracle.tables import micros, stored_tables  # noqa: E402
@@ -119,7 +119,7 @@ def test_loaded_site_goes_on(twins: Twins, suite: Suite) -> None:
     before = twins.connection.execute(indexes).fetchall()
     with without_indexes(plain_url(suite.database_url)):
         assert len(twins.connection.execute(indexes).fetchall()) < len(before)
-        arm_dedupe_keys(plain_url(suite.database_url), twins.site_ids[0])
+        reserve_dedupe_keys(plain_url(suite.database_url), twins.site_ids[0])
     assert twins.connection.execute(indexes).fetchall() == before
     known = twins.loaded.events((BEGIN, BEGIN + HOUR))[0]
     event = pageview(known.event_id, known.visitor_id, known.occurred_at)

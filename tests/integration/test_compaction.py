@@ -3,8 +3,11 @@
 import pytest
 from footfall.admin.v1 import admin_pb2
 
+from admin_svc.counting import compact as product
+from common.db import Database
 from tests.oracle.raw_events import DAY, HOUR, RawEvent
 from tests.support.footfall_site import FootfallSite
+from tests.support.hands import LATER, Hands
 from tests.support.refusals import invalid, refusal_of
 from tests.support.suite import Suite
 from tests.support.traffic import START, assert_recounts, batch_of, made_up
@@ -80,6 +83,24 @@ def test_a_run_ends_though_aggregation_appends_as_much_as_each_chunk_takes(suite
         site.aggregate()
     assert compact(site) > 0
     assert site.overview(START - DAY, START + 2 * DAY).events == 3 + chunks - 1
+
+
+def test_a_day_of_a_dimension_is_compacted_by_one_chunk_at_a_time(suite: Suite, hands: Hands) -> None:
+    """Another chunk, which goes on in a later hour of the same day, passes over it while the first has not ended: both
+    would read the day's row as it was before and one would be lost."""
+    site, hour = FootfallSite(suite, "beside"), START + 5 * HOUR
+    events = [view(1, hour), view(2, hour + HOUR)]
+    site.send(batch_of(events))
+    site.aggregate()
+    site_id, db = hands.site_id(site), Database(suite.database_url, application="test")
+    with hands.connection.transaction(), db.connection() as other:
+        first = product.compact(hands.connection, site_id, LATER, 1)
+        beside = product.compact(other, site_id, LATER, 1, first.position)
+    db.close()
+    assert (first.done.deltas, beside.done.deltas) == (1, 1)
+    assert first.position[1] < beside.position[1]
+    compact(site)
+    assert_recounts(site, events)
 
 
 def test_a_token_goes_only_with_its_site_and_interval(suite: Suite) -> None:

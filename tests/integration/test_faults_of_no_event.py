@@ -53,7 +53,7 @@ def aggregator(bench: Bench) -> Aggregator:
     return Aggregator(VisitorNumbers(bench.database()))
 
 
-@pytest.mark.parametrize("sqlstate", ["42501", "42703", "42P01", "22P03", "XX000", "23505", "0A000"])
+@pytest.mark.parametrize("sqlstate", ["42501", "42703", "42P01", "22P03", "22P04", "XX000", "23505", "0A000"])
 def test_a_fault_of_schema_or_privileges_is_shown_and_no_event_is_blamed(
     bench: Bench, aggregator: Aggregator, sqlstate: str
 ) -> None:
@@ -73,19 +73,36 @@ def test_a_fault_of_schema_or_privileges_is_shown_and_no_event_is_blamed(
     assert (bench.count("pending_batches"), bench.count("failed_events"), bench.count("visitors")) == (0, 0, 5)
 
 
-def test_an_error_of_our_own_code_is_shown_and_no_event_is_blamed(
-    bench: Bench, aggregator: Aggregator, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("error", [TypeError("a defect"), psycopg.OperationalError("a defect")])
+def test_an_error_of_our_own_code_or_connection_is_shown_and_no_event_is_blamed(
+    bench: Bench, aggregator: Aggregator, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    """Such as a TypeError, which would hit every event."""
+    """Such as a TypeError, which would hit every event, or a connection that is lost, which has no SQLSTATE."""
     bench.add(1, 3)
 
     def broken(*_: object) -> int:
-        raise TypeError("a defect")
+        raise error
 
     monkeypatch.setattr(aggregate, "aggregate_batches", broken)
-    with pytest.raises(TypeError, match="a defect"):
+    with pytest.raises(type(error), match="a defect"):
         aggregator.aggregate(bench.connection, 1, START, 100)
     assert bench.connection.execute(_UNTOUCHED, (START,)).fetchone() == (3,)
+
+
+@pytest.mark.parametrize("error", [ValueError("bad"), OverflowError("bad"), psycopg.DataError("bad")])
+def test_an_error_that_a_value_can_cause_is_recorded_with_its_event(
+    bench: Bench, aggregator: Aggregator, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Also one that no server raised: a DataError without SQLSTATE is a value that psycopg could not encode."""
+    bench.add(1, 1)
+
+    def broken(*_: object) -> int:
+        raise error
+
+    monkeypatch.setattr(aggregate, "aggregate_batches", broken)
+    assert aggregator.aggregate(bench.connection, 1, START, 100).has_more
+    recorded = bench.connection.execute("SELECT attempts, last_error FROM pending_batches").fetchall()
+    assert [(attempts, "bad" in text) for attempts, text in recorded] == [(1, True)]
 
 
 def test_an_error_before_the_claim_is_shown_as_itself(bench: Bench, aggregator: Aggregator) -> None:

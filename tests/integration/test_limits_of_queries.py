@@ -148,14 +148,17 @@ def test_a_list_is_cut_to_its_default_and_to_1000_rows(fresh: FootfallSite) -> N
             assert page.has_more
 
 
-def test_pages_of_every_size_hold_every_visitor_and_session_once(fresh: FootfallSite) -> None:
-    """Newest first, in one order whatever the size, also of those who were first seen at one instant."""
-    for number in range(9):
-        one = event(visitor_id=f"v{number}")
+def test_pages_of_every_size_hold_every_event_visitor_and_session_once(fresh: FootfallSite) -> None:
+    """Newest first, in one order whatever the size, also of those of one instant, in one batch and in several."""
+    events = [event(visitor_id=f"v{number}") for number in range(9)]
+    for number, one in enumerate(events):
         one.occurred_at.FromMicroseconds(number // 4 * MINUTE)
-        fresh.send(batch(one))
+    for start in range(0, 9, 2):
+        fresh.send(batch(*events[start : start + 2]))
     fresh.aggregate()
-    visitors, sessions = fresh.visitors(), fresh.session_rows()
+    visitors, sessions, listed = fresh.visitors(), fresh.session_rows(), fresh.events()
+    assert [one.occurred_at for one in listed] == [row.start for row in sessions]
+    assert {one.visitor_id for one in listed} == {f"v{number}" for number in range(9)}
     assert (
         [row.first_seen for row in visitors] == [row.start for row in sessions] == [2 * MINUTE, *[MINUTE] * 4, *[0] * 4]
     )
@@ -163,5 +166,6 @@ def test_pages_of_every_size_hold_every_visitor_and_session_once(fresh: Footfall
     for page_size in range(1, 11):
         assert fresh.visitors(page_size=page_size) == visitors
         assert fresh.session_rows(page_size=page_size) == sessions
+        assert fresh.events(page_size=page_size) == listed
         assert fresh.visitors((0, MINUTE + 1), page_size) == visitors[1:]
     assert fresh.visitors((0, MINUTE)) == visitors[5:]

@@ -1,6 +1,8 @@
 """A page token opens for the request it was made for, and for nothing else."""
 
 import base64
+import hashlib
+import json
 from datetime import UTC
 
 import pytest
@@ -59,6 +61,15 @@ def test_the_token_of_another_request_is_refused(
 def test_the_token_of_another_installation_is_refused(request: tuple[str, ...], cursor: Cursor, secret: bytes) -> None:
     with pytest.raises(CallError, match="PAGE_TOKEN_INVALID"):
         TOKENS.open(request, PageTokens(lambda: secret).seal(request, cursor))
+
+
+def test_the_token_of_an_earlier_form_is_refused() -> None:
+    """Before the times of a cursor were kept as microseconds, the hash had no `person`."""
+    request, body = ("ListVisitors", "shop"), b'["2024-02-29T05:30:00+00:00",7]'
+    message = json.dumps(request).encode() + b"\0" + body
+    seal = hashlib.blake2b(message, key=SECRET, digest_size=16).digest()
+    with pytest.raises(CallError, match="PAGE_TOKEN_INVALID"):
+        TOKENS.open(request, base64.urlsafe_b64encode(seal + body).decode().rstrip("="))
 
 
 @given(st.text(min_size=1))

@@ -1,16 +1,16 @@
-"""Erasing a visitor, or every visitor of a user: all that names them is deleted, the counts they are part of stay.
+"""Erasing a visitor, or every visitor of a user: all rows that name them are deleted, and rollups stay as they are.
 
-In chunks, each in one transaction that holds the site alone:
+An erasure works in chunks. Each is one transaction that holds the site's lock exclusively. In this order:
 
-1. Pending events are aggregated first, so that all rows of the visitors can be found, and so that erasing changes no
-   count.
+1. Pending events are aggregated, so that all rows of the visitors can be found and erasing changes no count.
 2. Events that could not be aggregated (dead letters, and single events that wait for their next attempt) are searched.
-3. Visitor by visitor: each aggregated event lies within one of its visitor's sessions, and there is no index of events
-   by visitor, so its sessions' spans are searched by time. Then the session is deleted. The visitor's row is deleted
-   when no session is left, so an erasure that was interrupted can be started again by naming the visitor.
+3. Each visitor is erased. There is no index of events by visitor, but each aggregated event lies within a session of
+   its visitor. So the events of the time span of each session are searched, and then the session is deleted. The
+   visitor's row is deleted when no session is left, so an interrupted erasure can be started again with the same
+   visitor.
 
-An hour that aggregated events are deleted from is remembered in `erased_hours`: it is incomplete, for its raw events
-tell less than its rollups. The rollups stay: they hold a number of the visitor that no row names any more.
+An hour from which aggregated events are deleted is recorded in `erased_hours`. It is incomplete: its raw events hold
+less than its rollups. The rollups hold a number of the visitor that no row names any more.
 """
 
 from datetime import datetime
@@ -27,21 +27,22 @@ from admin_svc.site_lock import hold, refuse_under_rebuild
 DEFAULT_LIMIT = 5_000
 MAX_LIMIT = 20_000
 LOOK_PER_ROW = 20
-"""Events of any visitor that a chunk looks at, for each row that it may delete."""
+"""How many events of any visitor a chunk looks at, for each row that it may delete."""
 PARTITION_WAIT_MS = 5_000
-"""How long a chunk waits for a worker that holds the site's only busy partition."""
+"""How long a chunk waits if other workers hold every partition of the site that has work."""
 
-# Stages, in their order: aggregating, each of UNAGGREGATED_TABLES, visitors.
+# The stages in order: aggregating, each of UNAGGREGATED_TABLES, visitors.
 _AGGREGATING = 0
 _VISITORS = len(UNAGGREGATED_TABLES) + 1
 
-# The newest batch with pending events or dead letters: what comes later came after the erasure began.
+# The newest batch with pending events or dead letters. Later batches came in after the erasure began.
 _NEWEST = """
 SELECT greatest((SELECT max(batch_id) FROM pending_batches WHERE site_id = %(site_id)s),
                 (SELECT max(batch_id) FROM failed_events WHERE site_id = %(site_id)s), -1)
 """
 
-# Whether any event of those batches is still to be aggregated; a single event that waits for its next attempt is not.
+# Whether any event of the batches up to that one is still to be aggregated. A single event that waits for its next
+# attempt does not matter.
 _UNAGGREGATED = """
 SELECT EXISTS (SELECT FROM pending_batches WHERE site_id = %(site_id)s AND batch_id <= %(newest)s
                  AND (not_before <= %(now)s OR first_ord < last_ord))
@@ -51,7 +52,7 @@ Connection = psycopg.Connection[Any]
 
 
 class Erased(NamedTuple):
-    """Rows, by kind."""
+    """Numbers of rows deleted, by kind."""
 
     events: int = 0
     sessions: int = 0
@@ -67,9 +68,9 @@ def erase(
     subject: Subject,
     position: Position = (),
 ) -> Chunk[Erased]:
-    """Erases up to `limit` rows of the subject, from `position` on; `connection` is in autocommit.
+    """Erases up to `limit` rows of the subject, from `position` on. `connection` is in autocommit.
 
-    Raises SiteBusy while a rebuild is under way, and a DatabaseFault; then nothing was erased.
+    Raises SiteBusy while a rebuild is under way, and the errors of DatabaseFault. In both cases nothing was erased.
     """
     newest, stage, *place = position or (_one(connection, _NEWEST, {"site_id": site_id}), _AGGREGATING)
     aggregated, worked = 0, True
@@ -88,7 +89,7 @@ def erase(
 def _erase(
     connection: Connection, site_id: int, subject: Subject, limit: int, newest: int, stage: int, place: Position
 ) -> Chunk[Erased]:
-    """One chunk from a place in a stage on, in the transaction that holds the site."""
+    """Does one chunk from `place` in `stage` on, in the caller's transaction, which holds the site."""
     budget = Budget(limit, LOOK_PER_ROW * limit)
     events = 0
     for number, table in enumerate(UNAGGREGATED_TABLES, start=_AGGREGATING + 1):

@@ -1,4 +1,4 @@
-"""The raw events of an erased visitor: looked for a bounded number at a time, and deleted."""
+"""The raw events of an erased visitor: a bounded number of events is searched, and those of the visitor are deleted."""
 
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -8,8 +8,8 @@ import psycopg
 from admin_svc.chunk import Position
 from common.aggregated import is_aggregated
 
-# Looks at events by time and deletes those of one visitor. The hours that aggregated ones are deleted from are
-# remembered as incomplete in the same statement.
+# Looks at events by time and deletes those of one visitor. The same statement records the hours from which aggregated
+# ones are deleted as incomplete.
 _SCAN = f"""
 WITH looked AS MATERIALIZED (
     SELECT e.ctid AS place, e.site_id, e.occurred_at, e.batch_id, e.ord, e.visitor_id FROM events e
@@ -37,10 +37,10 @@ SELECT chunk.*, last.* FROM chunk LEFT JOIN LATERAL (
 
 
 def _scan_unaggregated(table: str, first: str, last: str) -> str:
-    """Looks at rows of `table` and deletes those that are of one event of the subject, with the event.
+    """A statement that looks at rows of `table` and deletes those of a single event of the subject, with the event.
 
-    Of a visitor it finds events by their visitor id; of a user those that name the user and those of its visitors.
-    OFFSET 0 keeps it to one probe for each row.
+    The events of a visitor are found by visitor id, those of a user by user id and by the visitors of the user.
+    OFFSET 0 makes it one index probe per row.
     """
     return f"""
     WITH looked AS MATERIALIZED (
@@ -76,13 +76,13 @@ _UNAGGREGATED = {
     "pending_batches": _scan_unaggregated("pending_batches", "first_ord", "last_ord"),
 }
 UNAGGREGATED_TABLES = tuple(_UNAGGREGATED)
-"""The tables that name events which are not aggregated, in the order in which an erasure goes through them."""
+"""The tables of events that are not aggregated, in the order in which an erasure searches them."""
 
 Connection = psycopg.Connection[Any]
 
 
 class Subject(NamedTuple):
-    """Whom to erase."""
+    """Who is erased: a visitor, or all visitors of a user."""
 
     field: str
     """visitor_id or user_id."""
@@ -90,12 +90,12 @@ class Subject(NamedTuple):
 
     @property
     def parameters(self) -> dict[str, str | None]:
-        """Both fields, the other one None."""
+        """Both fields as parameters; the one that is not given is None."""
         return {"visitor_id": None, "user_id": None, self.field: self.value}
 
 
 class Budget:
-    """What a chunk may still do; each call here takes from it."""
+    """What a chunk may still do. The functions of this module take from it."""
 
     def __init__(self, rows: int, look: int) -> None:
         self.rows = rows
@@ -109,7 +109,7 @@ class Budget:
         return self.rows <= 0 or self.look <= 0
 
     def take(self, looked: int, deleted: int) -> bool:
-        """Takes what a scan did; whether the scan came to its end before a limit."""
+        """Takes what a scan did. Returns whether the scan came to its end before it reached a limit."""
         ended = looked < self.look and deleted < self.rows
         self.rows -= deleted
         self.look -= looked
@@ -117,7 +117,7 @@ class Budget:
 
 
 class Place(NamedTuple):
-    """An event in the order of time; a scan goes on behind it."""
+    """An event's place in the order of time. A scan goes on after it."""
 
     at: datetime
     batch_id: int = -1
@@ -127,9 +127,9 @@ class Place(NamedTuple):
 def erase_span(
     connection: Connection, site_id: int, visitor_id: str, after: Place, until: datetime, budget: Budget
 ) -> tuple[int, Place | None]:
-    """Deletes events of the visitor from behind `after` to `until`, that instant included, as far as the budget goes.
+    """Deletes events of the visitor after `after` and up to `until`, that instant included, as far as the budget goes.
 
-    Returns how many, and where to go on; None = it came to the end.
+    Returns how many, and where to go on; None = the end was reached.
     """
     parameters = {"site_id": site_id, "visitor_id": visitor_id, **after._asdict(), "until": until}
     row = connection.execute(_SCAN, {**parameters, "rows": budget.rows, "look": budget.look}).fetchone()
@@ -147,10 +147,10 @@ def erase_unaggregated(
     after: Position,
     budget: Budget,
 ) -> tuple[int, Position | None]:
-    """Deletes events of the subject that `table` (of UNAGGREGATED_TABLES) names one by one, with their rows there.
+    """Deletes events of the subject that have a row of their own in `table` (of UNAGGREGATED_TABLES), with that row.
 
-    Looks at batches up to `newest` and behind (batch, position) `after`, as far as the budget goes. Returns how many,
-    and where to go on; None = it came to the end.
+    Looks at batches up to `newest` and after the (batch, position) `after`, as far as the budget goes. Returns how
+    many, and where to go on; None = the end was reached.
     """
     batch_id, ord_ = after
     parameters = {"site_id": site_id, "newest": newest, "batch_id": batch_id, "ord": ord_, **subject.parameters}

@@ -1,4 +1,4 @@
-"""The erased visitors: of each its sessions with their events, one session after the other, then its row."""
+"""Deletes the erased visitors: of each the sessions with their events, one after the other, and then its row."""
 
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -9,15 +9,16 @@ from admin_svc.chunk import Position
 from admin_svc.maintenance.erasure.events import Budget, Place, Subject, erase_span
 
 _MAX_STEPS = 200
-"""Sessions and visitors of one chunk at most: each takes a statement or two, however little it holds."""
+"""How many sessions and visitors a chunk deletes at most: each takes a statement or two, however few rows it has."""
 _MAX_PASSES = 3
-"""How often a session is searched at most, because events came in behind the place that was reached: an erasure must
-end, also while its visitor sends events."""
+"""How often a session is searched at most. It is searched again if it changed between two chunks, because events may
+have come in before the place that was reached. The bound lets an erasure end while its visitor sends events."""
 
-# The visitor that an earlier chunk has begun, also if its user has changed since; and any visitor of the subject.
+# The visitor that an earlier chunk has begun with, even if its user has changed since.
 _VISITOR = """
 SELECT visitor_no, visitor_id FROM visitors WHERE site_id = %(site_id)s AND visitor_no = %(visitor_no)s
 """
+# Any visitor of the subject.
 _VISITOR_OF = {
     "visitor_id": """
 SELECT visitor_no, visitor_id FROM visitors WHERE site_id = %(site_id)s AND visitor_id = %(visitor_id)s
@@ -27,11 +28,12 @@ SELECT visitor_no, visitor_id FROM visitors WHERE site_id = %(site_id)s AND user
 """,
 }
 
-# A visitor's first sessions, each with the version of its row; and the session that holds an instant.
+# A visitor's first sessions, each with the version of its row.
 _SESSIONS = """
 SELECT session_id, started_at, ended_at, ctid::text || xmin::text FROM sessions
 WHERE site_id = %(site_id)s AND visitor_no = %(visitor_no)s ORDER BY session_id, started_at LIMIT %(rows)s
 """
+# The last session of a stream that started at or before an instant.
 _SESSION_AT = """
 SELECT session_id, started_at, ended_at, ctid::text || xmin::text FROM sessions
 WHERE site_id = %(site_id)s AND visitor_no = %(visitor_no)s AND session_id = %(session_id)s AND started_at <= %(at)s
@@ -56,17 +58,17 @@ class _Session(NamedTuple):
 
 
 class _Scan(NamedTuple):
-    """How far a session that takes several chunks has been searched."""
+    """How far a session has been searched that takes several chunks."""
 
     session_id: str
     version: str
-    """Of the session, when this pass over it began."""
+    """The version of the session's row when this pass began."""
     passes: int
     place: Place
 
 
 class Visitors:
-    """The visitors of a subject, erased as far as a chunk's budget goes, in the transaction that holds the site."""
+    """Erases the visitors of a subject as far as a chunk's budget goes, in a transaction that holds the site."""
 
     def __init__(self, connection: Connection, site_id: int, subject: Subject, budget: Budget) -> None:
         self._connection = connection
@@ -76,10 +78,10 @@ class Visitors:
         self._budget = budget
         self._steps = _MAX_STEPS
         self.events = self.sessions = self.visitors = 0
-        """Rows deleted."""
+        """Numbers of rows deleted."""
 
     def erase(self, position: Position) -> Position | None:
-        """Erases from `position` on; returns where to go on, None = everything is erased."""
+        """Erases from `position` on. Returns where to go on; None = everything is erased."""
         begun, scan = _begun(position) if position else (-1, None)
         number = begun
         while (visitor := self._visitor(number)) is not None:
@@ -94,8 +96,8 @@ class Visitors:
         return None
 
     def _erase_sessions(self, number: int, visitor_id: str, scan: _Scan | None) -> Position | None:
-        """Erases the visitor's sessions with their events, and if none is left the visitor, as far as the budget
-        goes; where to go on within a session, else None."""
+        """Erases the visitor's sessions with their events, and then the visitor, as far as the budget goes. Returns
+        where to go on within a session, else None."""
         if scan is not None and (begun := self._session_at(number, scan)) is not None:
             if (left := self._erase_session(number, visitor_id, begun, scan)) is not None:
                 return left
@@ -116,7 +118,7 @@ class Visitors:
         return None
 
     def _erase_session(self, number: int, visitor_id: str, session: _Session, scan: _Scan | None) -> Position | None:
-        """Erases one session with its events; where to go on, None = it is gone."""
+        """Erases one session with its events. Returns where to go on; None = the session is deleted."""
         version, passes, place = session.version, 1, Place(session.started_at)
         if scan is not None:
             if scan.version == version or scan.passes == _MAX_PASSES:
@@ -138,7 +140,7 @@ class Visitors:
         return None if row is None or row[2] < scan.place.at else _Session._make(row)
 
     def _visitor(self, number: int) -> tuple[int, str] | None:
-        """The visitor of that number, if it is there; else any of the subject, if there is one."""
+        """The visitor with the number, if it exists; else any visitor of the subject, if there is one."""
         parameters = {**self._where, "visitor_no": number}
         row = self._connection.execute(_VISITOR, parameters).fetchone()
         return row or self._connection.execute(_VISITOR_OF[self._subject.field], parameters).fetchone()
@@ -153,7 +155,7 @@ class Visitors:
 
 
 def _begun(position: Position) -> tuple[int, _Scan | None]:
-    """The visitor that was begun, and how far its session was searched."""
+    """The visitor with which an earlier chunk began, and how far its session was searched."""
     number, *scan = position
     if not scan:
         return number, None

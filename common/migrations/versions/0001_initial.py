@@ -1,4 +1,4 @@
-"""The schema of the main job"""
+"""The first schema: sites, keys, events, the queue, visitors, sessions and rollups."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Indexes of what is still to be done: unfolded deltas, pending batches."""
+"""Indexes of the work that is left: deltas not yet compacted, pending batches."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""First and last touch of visitors, replays, and from when on a site's data is whole."""
+"""First and last touch of visitors, rebuilds with their replays, and the floors of a site's data."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""What maintenance needs: expired keys found by time, visitors by user, erased hours, the runs of jobs."""
+"""For maintenance: indexes of dedupe keys by expiry and visitors by user, incomplete hours, runs of jobs."""
 
 import sqlalchemy as sa
 from alembic import op

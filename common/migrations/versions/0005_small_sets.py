@@ -1,7 +1,7 @@
 """Small sets of visitors are lists; rows of counts have shorter heads (see common/visitor_sets.py).
 
-Plain sets stay as they are, for a Roaring bitmap is still one of their two forms. The forms are written out here, so
-that a later change of them leaves this step alone.
+Plain sets are not rewritten: a Roaring bitmap is still one of their two forms. The forms are implemented here once
+more, so that a later change of them does not change this migration.
 """
 
 import struct
@@ -40,7 +40,7 @@ def downgrade() -> None:
 
 
 def _rewrite(change: Callable[[int, bytes], bytes]) -> None:
-    """Replaces what changes of every row's visitors, a page at a time."""
+    """Applies `change` to the visitors of every row and stores those that differ, 10,000 rows at a time."""
     names = ("site", "interval", "dimension", "start", "key", "shard")
     last: tuple[object, ...] = (-(2**31), 0, 0, "-infinity", "", 0)
     while rows := op.get_bind().execute(_PAGE, dict(zip(names, last, strict=True)) | {"rows": _ROWS}).fetchall():

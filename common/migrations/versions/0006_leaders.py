@@ -1,4 +1,4 @@
-"""Day rows by their events, for top lists."""
+"""An index of day rows by their events, for top lists."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Pending batches by arrival: every committer of ingest numbers its batches from a block of its own."""
+"""Pending batches by arrival, because each committing thread of ingest numbers its batches from its own block."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""Rollup rows with narrow counters, in an index of the folded rows only."""
+"""Rollup rows have counters of four bytes, and the index by key is of compacted rows only."""
 
 from collections.abc import Callable
 
@@ -38,12 +38,12 @@ def downgrade() -> None:
 
 
 def _remake(make: Callable[[], None]) -> None:
-    """Copies the rows into a table of other columns: changing their types in place would rewrite it just the same."""
+    """Copies the rows into a table with other types. A change of the types in place would rewrite the table as well."""
     op.rename_table("rollup_shards", "rollup_shards_before")
     for index in ("rollup_days_by_events", "rollup_deltas"):
         op.drop_index(index, table_name="rollup_shards_before")
     op.execute("ALTER TABLE rollup_shards_before DROP CONSTRAINT IF EXISTS rollup_shards_pkey")
-    # From Postgres 18 on these are constraints, whose names the new table is to have.
+    # From Postgres 18 on NOT NULL is a constraint with a name, which the new table needs.
     for name in _NAMES[:-1]:
         op.alter_column("rollup_shards_before", name, nullable=True)
     make()

@@ -1,4 +1,4 @@
-"""The columns take the words of docs/glossary.md: partition for lane, delta_no for shard."""
+"""Columns get the words of docs/glossary.md: `lane` becomes `partition`, `shard` becomes `delta_no`."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +10,7 @@ depends_on = None
 
 _QUEUES = ("pending_batches", "failed_events")
 
-# From Postgres 18 on NOT NULL constraints have names, which hold that of the column.
+# From Postgres 18 on NOT NULL constraints have names, which contain the column's name.
 _NAMED = sa.text("SELECT 1 FROM pg_constraint WHERE conrelid = to_regclass(:table) AND conname = :name")
 
 

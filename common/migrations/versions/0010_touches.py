@@ -1,4 +1,4 @@
-"""First and last touch of visitors that are older than 0003, from their raw events; those that have none stay empty."""
+"""First and last touch of visitors from before migration 0003, as far as their raw events are still there."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -13,7 +13,7 @@ _ROWS = 5_000
 _CONTEXT = ("source", "device", "browser", "os", "country", "utm_source", "utm_medium", "utm_campaign")
 _TOUCH = ", ".join(f"'{name}', e.{name}" for name in ("path", "referrer", *_CONTEXT))
 
-# The last visitor number of the next rows of a site, from a number on; by the key, so that each row is seen once.
+# The last of a site's next 5,000 visitor numbers after a number.
 _NEXT = sa.text("""
 SELECT max(visitor_no) FROM (
     SELECT visitor_no FROM visitors WHERE site_id = :site_id AND visitor_no > :after ORDER BY visitor_no LIMIT :rows
@@ -26,7 +26,7 @@ NOT EXISTS (SELECT FROM pending_batches p WHERE p.site_id = :site_id AND p.batch
 AND NOT EXISTS (SELECT FROM failed_events f WHERE f.site_id = :site_id AND f.batch_id = e.batch_id AND f.ord = e.ord)
 """
 
-# Of one instant the event with the smaller id is the earlier one; ids are compared as text, as aggregation does.
+# Of events at one instant the one with the smaller id is earlier. Ids are compared as text, as in aggregation.
 _FILL = sa.text(f"""
 UPDATE visitors v
 SET first_touch = coalesce(v.first_touch, (
@@ -46,7 +46,7 @@ WHERE v.site_id = :site_id AND w.site_id = :site_id AND w.visitor_no = v.visitor
 
 
 def upgrade() -> None:
-    """Commits every 5,000 visitors, so that services go on meanwhile; started again, it goes on where it was."""
+    """Commits after every 5,000 visitors, so that services can work meanwhile. A second start skips what is done."""
     with op.get_context().autocommit_block():
         connection = op.get_bind()
         for site_id in connection.execute(sa.text("SELECT site_id FROM sites ORDER BY site_id")).scalars().all():
@@ -58,4 +58,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Nothing: what was filled is right in the schema before, too."""
+    """Does nothing: the values are right in the schema before it, too."""

@@ -5,7 +5,7 @@ python -m bench [--scale 0.1] [--json FILE]
 
 import time
 
-from bench import aggregate, compaction, growth, ingest, query, sustained
+from bench import aggregate, compaction, growth, ingest, query, reports, sustained
 from bench.big_site import load_sites, shape_at
 from bench.command_line import parse_options, report
 from bench.figures import Figure
@@ -18,7 +18,7 @@ def measure(scale: float) -> list[Figure]:
     """The figures of every part, and the time they took."""
     began = time.monotonic()
     figures = []
-    for part in (ingest, aggregate, sustained, compaction):
+    for part in (ingest, aggregate, sustained, compaction, reports):
         figures += part.measure(scale)
     with open_stage() as stage:
         [big] = load_sites(stage, {"big": shape_at(scale)})

@@ -108,6 +108,29 @@ def cardinality_of(head: bytes) -> int | None:
     return None if end > len(head) else sum(struct.unpack(f"<{2 * containers}H", head[start:end])[1::2]) + containers
 
 
+def cardinality_sql(column: str) -> str:
+    """An SQL expression of what `cardinality_of` tells of the plain set in a bytea column; 0 for NULL, and exact for
+    sets of any size, of which it reads the heads only."""
+    head = f"substring({column} FROM 1 FOR 8)"
+    low_and_high = "get_byte(c.cardinalities, 4 * i + 2) + 256 * get_byte(c.cardinalities, 4 * i + 3)"
+    return f"""CASE
+        WHEN {column} IS NULL THEN 0
+        WHEN get_byte({head}, 0) <= {_WIDEST} THEN (octet_length({column}) - 1) / get_byte({head}, 0)
+        ELSE (
+            SELECT coalesce(sum({low_and_high} + 1), 0)
+            FROM (SELECT {head} AS bytes OFFSET 0) AS h
+            CROSS JOIN LATERAL (SELECT CASE get_byte(h.bytes, 0) WHEN {_RUNS_COOKIE & 0xFF}
+                THEN get_byte(h.bytes, 2) + 256 * get_byte(h.bytes, 3) + 1
+                ELSE get_byte(h.bytes, 4) + 256 * get_byte(h.bytes, 5) + 65536 * get_byte(h.bytes, 6)
+            END AS containers OFFSET 0) AS n
+            CROSS JOIN LATERAL (SELECT substring({column} FROM 1 + CASE get_byte(h.bytes, 0)
+                WHEN {_RUNS_COOKIE & 0xFF} THEN 4 + (n.containers + 7) / 8 ELSE 8
+            END FOR 4 * n.containers) AS cardinalities OFFSET 0) AS c
+            CROSS JOIN generate_series(0, n.containers - 1) AS i
+        )
+    END"""
+
+
 def union_of_sets(rows: Iterable[bytes]) -> BitMap:
     """The union of several plain sets."""
     listed: list[int] = []

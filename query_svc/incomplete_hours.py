@@ -21,6 +21,8 @@ _ANY_INCOMPLETE = """
 SELECT EXISTS (SELECT FROM erased_hours WHERE site_id = %(site_id)s AND hour >= %(start)s AND hour < %(end)s)
 """
 
+_MANY_BOUNDS = 100
+
 Connection = psycopg.Connection[Any]
 
 
@@ -32,6 +34,9 @@ def incomplete_hours(
     hours = {hour for bound in bounds if (hour := floor_hour(bound)) != bound}
     start, end = floor_hour(bounds[0]), min(bounds[-1], hours_from)
     if not hours and start >= end:
+        return frozenset()
+    # Most sites have none, and thousands of bounds would be sent for nothing.
+    if len(hours) > _MANY_BOUNDS and not any_incomplete(connection, site_id, bounds[0], bounds[-1] + HOUR):
         return frozenset()
     parameters = {"site_id": site_id, "hours": list(hours), "start": start, "end": max(start, end)}
     return frozenset(row[0] for row in connection.execute(_INCOMPLETE, parameters))

@@ -1,8 +1,8 @@
-"""Counters and distinct visitors of buckets and keys, read in one snapshot."""
+"""Counters and distinct visitors of buckets, read in one snapshot."""
 
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from operator import add
 from typing import Any, NamedTuple
@@ -14,7 +14,6 @@ from common.dimensions import OVERVIEW, Dimension, EventDimension
 from common.visitor_sets import HEAD_BYTES, cardinality_of, positive_of_counts, union_of_sets
 from query_svc import report_sql
 from query_svc.range_plan import Piece, RangePlan
-from query_svc.top_by_events import first_by_events
 
 Connection = psycopg.Connection[Any]
 
@@ -57,35 +56,6 @@ def measure_buckets(connection: Connection, site_id: int, plan: RangePlan) -> di
     return {bucket: (Counters(*counters), visitors.get(bucket, 0)) for bucket, counters in sums.items()}
 
 
-def measure_keys(
-    connection: Connection, site_id: int, dimension: Dimension, plan: RangePlan, order: str | None, limit: int
-) -> list[tuple[str, Counters, int]]:
-    """Key, counters and distinct visitors of the first `limit` keys by `order` (see report_sql); of all keys without
-    `order`."""
-    if not any(plan):
-        return []
-    parameters = {**report_sql.parameters(site_id, dimension, plan), "limit": limit}
-    rows: Iterable[Any] | None = None
-    if order == "events":
-        rows = first_by_events(connection, dimension, plan, parameters)
-    if rows is None:
-        rows = connection.execute(report_sql.counters_per_key(dimension, plan, order), parameters)
-    counters = [(key, Counters(*sums)) for key, *sums in rows]
-    some_keys = order is not None
-    parameters["keys"] = [key for key, _ in counters]
-    sets: defaultdict[str, list[bytes]] = defaultdict(list)
-    loose: defaultdict[str, list[int]] = defaultdict(list)
-    if plan.days or plan.hours:
-        with connection.cursor(binary=True) as cursor:
-            statement = report_sql.visitor_rows(plan, some_keys=some_keys)
-            for _, key, _, visitors in cursor.execute(statement, parameters):
-                sets[key].append(visitors)
-    if plan.edges:
-        for _, key, visitor in connection.execute(report_sql.edge_visitors(dimension, some_keys=some_keys), parameters):
-            loose[key].append(visitor)
-    return [(key, sums, _count(dimension, sets.get(key, ()), loose.get(key, ()))) for key, sums in counters]
-
-
 def _cardinalities(heads: Mapping[int, bytes | None]) -> dict[int, int]:
     """Distinct visitors of buckets of one row each, from the heads of their sets. A bucket is left out if the head does
     not tell the size of its set."""
@@ -99,14 +69,15 @@ def _bucket_visitors(connection: Connection, site_id: int, plan: RangePlan) -> d
     loose: defaultdict[int, list[int]] = defaultdict(list)
     if plan.days or plan.hours:
         bucket_at = _finder(plan)
-        for _, _, at, visitors in _binary(connection, _sets, site_id, plan):
+        for _, at, visitors in _binary(connection, _sets, site_id, plan):
             sets[bucket_at(at)].append(visitors)
     if plan.edges:
         parameters = report_sql.parameters(site_id, OVERVIEW, plan)
         for bucket, _, visitor in connection.execute(report_sql.edge_visitors(OVERVIEW, some_keys=False), parameters):
             loose[bucket].append(visitor)
     return {
-        bucket: _count(OVERVIEW, sets.get(bucket, ()), loose.get(bucket, ())) for bucket in sets.keys() | loose.keys()
+        bucket: count_visitors(OVERVIEW, sets.get(bucket, ()), loose.get(bucket, ()))
+        for bucket in sets.keys() | loose.keys()
     }
 
 
@@ -115,7 +86,7 @@ def _counters(plan: RangePlan) -> str:
 
 
 def _sets(plan: RangePlan) -> str:
-    return report_sql.visitor_rows(plan, some_keys=False)
+    return report_sql.visitor_rows(plan)
 
 
 def _binary(
@@ -149,8 +120,8 @@ def _only(plan: RangePlan, buckets: Collection[int]) -> RangePlan:
     return RangePlan(*([piece for piece in pieces if piece.bucket in buckets] for pieces in plan))
 
 
-def _count(dimension: Dimension, rows: Collection[bytes], loose: Sequence[int]) -> int:
-    """Distinct visitors of rollup rows and of single visitor numbers."""
+def count_visitors(dimension: Dimension, rows: Collection[bytes], loose: Sequence[int]) -> int:
+    """How many distinct visitors are in rollup rows or among single visitor numbers."""
     if not rows:
         return len(set(loose))
     united = union_of_sets(rows) if isinstance(dimension, EventDimension) else positive_of_counts(rows)

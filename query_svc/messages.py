@@ -30,9 +30,9 @@ def metrics(counters: Counters, visitors: int) -> query_pb2.Metrics:
     )
 
 
-def bucket(start: datetime, counters: Counters, visitors: int) -> query_pb2.TimeBucket:
+def bucket(start: datetime, found: query_pb2.Metrics) -> query_pb2.TimeBucket:
     """One bucket of a timeseries."""
-    return query_pb2.TimeBucket(start_time=to_timestamp(start), metrics=metrics(counters, visitors))
+    return query_pb2.TimeBucket(start_time=to_timestamp(start), metrics=found)
 
 
 def top_row(key: str, counters: Counters, visitors: int) -> query_pb2.TopRow:

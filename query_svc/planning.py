@@ -12,7 +12,8 @@ from common.sites import Site
 from query_svc.calendar import bucket_starts
 from query_svc.effective_range import EffectiveRange, effective_range, floors_of
 from query_svc.incomplete_hours import incomplete_hours, reads_raw
-from query_svc.range_plan import RangePlan, plan_range
+from query_svc.occupied import extent_of, within, without_empty
+from query_svc.range_plan import Floors, RangePlan, plan_range
 from query_svc.requests import Range
 
 # Whether the part of an hour that a range leaves out holds any event at all.
@@ -23,6 +24,8 @@ SELECT EXISTS (
 """
 
 Connection = psycopg.Connection[Any]
+NOTHING = RangePlan([], [], [])
+"""The plan of a range that holds nothing."""
 
 
 class Planned(NamedTuple):
@@ -44,21 +47,32 @@ def plan_buckets(connection: Connection, site: Site, span: Range, interval: int,
 
 def _planned(connection: Connection, site: Site, starts: Sequence[datetime], end: datetime) -> Planned:
     """Plans the buckets. If all events of an outer hour lie in the range, it is read as a whole hour. So for a range
-    that ends "now" the raw events of the current hour are not read."""
+    that ends "now" the raw events of the current hour are not read. Nor are days in which the site has nothing."""
     floors = floors_of(site)
     incomplete = incomplete_hours(connection, site.site_id, [*starts, end], floors.hours)
     found = effective_range(starts, end, floors, incomplete)
     if found.empty:
-        return Planned(found, RangePlan([], [], []))
+        return Planned(found, NOTHING)
     (first, *inner), end = found.starts, found.end
     if floor_hour(first) >= floors.hours and not _any_event(connection, site, floor_hour(first), first):
         first = floor_hour(first)
     if not _any_event(connection, site, end, ceil_hour(end)):
         end = ceil_hour(end)
-    plan = plan_range([first, *inner], end, floors)
-    if found.exact and reads_raw(plan, incomplete):
+    # Whether the answer is exact follows from the range alone, not from what the site has in it.
+    if found.exact and incomplete and reads_raw(plan_range([first, *inner], end, floors), incomplete):
         found = found._replace(exact=False)
-    return Planned(found, plan)
+    return Planned(found, _plan_of_what_exists(connection, site.site_id, [first, *inner], end, floors))
+
+
+def _plan_of_what_exists(
+    connection: Connection, site_id: int, starts: Sequence[datetime], end: datetime, floors: Floors
+) -> RangePlan:
+    extent = extent_of(connection, site_id, floors)
+    buckets = within(extent, starts, end) if extent else None
+    if not (buckets and buckets.starts):
+        return NOTHING
+    plan = plan_range(buckets.starts, buckets.end, floors, buckets.first)
+    return without_empty(connection, site_id, plan, floors.hours)
 
 
 def _any_event(connection: Connection, site: Site, start: datetime, end: datetime) -> bool:

@@ -41,14 +41,17 @@ class RangePlan(NamedTuple):
 NOTHING_GONE = Floors(*[datetime.min.replace(tzinfo=UTC)] * 3)
 
 
-def plan_range(bucket_starts: Sequence[datetime], end: datetime, floors: Floors = NOTHING_GONE) -> RangePlan:
+def plan_range(
+    bucket_starts: Sequence[datetime], end: datetime, floors: Floors = NOTHING_GONE, first: int = 0
+) -> RangePlan:
     """Plans buckets that begin at `bucket_starts` (ascending). Each ends where the next begins, the last at `end`.
+    They are numbered from `first` on.
 
     The bounds must be answerable with these floors (see query_svc/effective_range.py).
     """
     plan = RangePlan([], [], [])
     ends = (*bucket_starts[1:], end)
-    for bucket, (start, stop) in enumerate(zip(bucket_starts, ends, strict=True)):
+    for bucket, (start, stop) in enumerate(zip(bucket_starts, ends, strict=True), first):
         first_day, last_day = max(ceil_day(start), floors.days), floor_day(stop)
         if first_day < last_day:
             plan.days.append(Piece(bucket, first_day, last_day))
@@ -56,7 +59,8 @@ def plan_range(bucket_starts: Sequence[datetime], end: datetime, floors: Floors 
         else:
             parts = [(start, stop)]
         for part in parts:
-            _add_hours(plan, bucket, *part, floors.hours)
+            if part[0] < part[1]:
+                _add_hours(plan, bucket, *part, floors.hours)
     return plan
 
 

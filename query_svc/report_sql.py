@@ -1,4 +1,4 @@
-"""The SQL of the reports: rollups for whole days and hours, raw events and sessions for the edges.
+"""The SQL of reports by bucket: rollups for whole days and hours, raw events and sessions for the edges.
 
 `days`, `hours` and `edges` are the pieces of a range plan. A day is read from its compacted row and the deltas of its
 hours, an hour from its compacted row and its deltas. A kind without pieces is left out of the statement. Every piece is
@@ -40,49 +40,27 @@ def _pieces(name: str) -> str:
     return f"unnest(%({name}_n)s::int[], %({name}_start)s::timestamptz[], %({name}_end)s::timestamptz[])"
 
 
-# For each kind the condition of its compacted rows, and the interval from one row of a key to the next.
-_ROLLUPS = {
-    "days": (f"interval = {RollupInterval.DAY} AND delta_no = 0", "1 day"),
-    "hours": (f"interval = {RollupInterval.HOUR} AND delta_no = 0", "1 hour"),
+# For each kind the condition of its compacted rows.
+COMPACTED = {
+    "days": f"interval = {RollupInterval.DAY} AND delta_no = 0",
+    "hours": f"interval = {RollupInterval.HOUR} AND delta_no = 0",
 }
 
 
-def _rollups(plan: RangePlan, columns: str, *, some_keys: bool = False, condition: str = "") -> list[str]:
-    """SELECTs of the columns of every rollup row r of a piece h; with `some_keys` only of %(keys)s."""
-    found = []
-    for kind, pieces in (("days", plan.days), ("hours", plan.hours)):
-        if pieces:
-            compacted, step = _ROLLUPS[kind]
-            if some_keys:
-                # An index probe for each bucket and key. A scan of the range would read all keys of its buckets.
-                found.append(_probes(kind, columns, step, f"{compacted} {condition}"))
-            else:
-                found.append(_ranges(kind, columns, f"{compacted} {condition}"))
-            only = "AND key = ANY(%(keys)s)" if some_keys else ""
-            found.append(_ranges(kind, columns, f"delta_no > 0 {condition} {only}"))
-    return found
-
-
-def _ranges(kind: str, columns: str, condition: str) -> str:
-    return f"""
-    SELECT {columns} FROM {_pieces(kind)} AS h (n, start, stop)
-    CROSS JOIN LATERAL (
-        SELECT * FROM rollup_shards WHERE site_id = %(site_id)s AND dimension = %(dimension)s
-          AND bucket_start >= h.start AND bucket_start < h.stop AND {condition} OFFSET 0
-    ) AS r
-    """
-
-
-def _probes(kind: str, columns: str, step: str, condition: str) -> str:
-    return f"""
-    SELECT {columns} FROM {_pieces(kind)} AS h (n, start, stop)
-    CROSS JOIN generate_series(h.start, h.stop - interval '{step}', interval '{step}') AS b (at)
-    CROSS JOIN unnest(%(keys)s::text[]) AS k (key)
-    CROSS JOIN LATERAL (
-        SELECT * FROM rollup_shards WHERE site_id = %(site_id)s AND dimension = %(dimension)s
-          AND bucket_start = b.at AND key = k.key AND {condition} OFFSET 0
-    ) AS r
-    """
+def _rollups(plan: RangePlan, columns: str, condition: str = "") -> list[str]:
+    """SELECTs of the columns of every rollup row r of a piece h."""
+    kinds = [kind for kind, pieces in (("days", plan.days), ("hours", plan.hours)) if pieces]
+    return [
+        f"""
+        SELECT {columns} FROM {_pieces(kind)} AS h (n, start, stop)
+        CROSS JOIN LATERAL (
+            SELECT * FROM rollup_shards WHERE site_id = %(site_id)s AND dimension = %(dimension)s
+              AND bucket_start >= h.start AND bucket_start < h.stop AND {rows} {condition} OFFSET 0
+        ) AS r
+        """
+        for kind in kinds
+        for rows in (COMPACTED[kind], "delta_no > 0")
+    ]
 
 
 _EVENTS = f"""
@@ -99,9 +77,9 @@ CROSS JOIN LATERAL (
 ) AS s
 """
 
-_SIX_COUNTERS = "r.events, r.pageviews, r.sessions, r.bounces, r.duration_us, r.new_visitors"
+SIX_COUNTERS = "r.events, r.pageviews, r.sessions, r.bounces, r.duration_us, r.new_visitors"
 
-_SUMS = """
+SUMS = """
 sum(events)::bigint AS events, sum(pageviews)::bigint AS pageviews, sum(sessions)::bigint AS sessions,
 sum(bounces)::bigint AS bounces, sum(duration_us)::bigint AS duration_us, sum(new_visitors)::bigint AS new_visitors
 """
@@ -125,77 +103,19 @@ def parameters(site_id: int, dimension: Dimension, plan: RangePlan) -> dict[str,
 
 def rollup_counters(plan: RangePlan, head: int) -> str:
     """Selects n, bucket start, the first `head` bytes of the visitors and the six counters of every rollup row."""
-    columns = f"h.n, r.bucket_start, substring(r.visitors FROM 1 FOR {head}), {_SIX_COUNTERS}"
+    columns = f"h.n, r.bucket_start, substring(r.visitors FROM 1 FOR {head}), {SIX_COUNTERS}"
     return " UNION ALL ".join(_rollups(plan, columns))
 
 
 def edge_counters(dimension: Dimension) -> str:
     """Selects n and the six counters of every bucket that has events or sessions in its edges."""
-    return f"SELECT n, {_SUMS} FROM ({' UNION ALL '.join(_edges(dimension))}) AS part GROUP BY n"
+    return f"SELECT n, {SUMS} FROM ({' UNION ALL '.join(edge_rows(dimension))}) AS part GROUP BY n"
 
 
-def counters_per_key(dimension: Dimension, plan: RangePlan, order: str | None, *, some_keys: bool = False) -> str:
-    """Selects key and the six counters of every key with events or sessions; with `some_keys` only of %(keys)s; with
-    `order` only the first %(limit)s.
-
-    `order` is an SQL expression over the counters. It is descending, and ties are in the order of the key.
-    """
-    parts = [
-        *_rollups(plan, f"h.n, r.key, {_SIX_COUNTERS}", some_keys=some_keys),
-        *(_edges(dimension, some_keys=some_keys) if plan.edges else ()),
-    ]
-    ranking = f'ORDER BY {order} DESC, key COLLATE "C" LIMIT %(limit)s' if order else ""
-    return f"""
-    SELECT * FROM (SELECT key, {_SUMS} FROM ({" UNION ALL ".join(parts)}) AS part GROUP BY key) AS total
-    WHERE events <> 0 OR sessions <> 0 {ranking}
-    """
-
-
-def leading_keys(dimension: Dimension, plan: RangePlan) -> str:
-    """Selects one row: the first keys by events, the most events that any other key can have, and whether there may be
-    others at all. See query_svc/top_by_events.py.
-
-    The lists are those of the days, %(depth)s keys of each from its index, and one of everything that is not a day row.
-    """
-    # All but the first SELECT, which is of the compacted rows of days.
-    rest = _rollups(plan, "r.key, r.events")[1:]
-    if plan.edges:
-        rest += [f"SELECT key, events FROM ({part}) AS edge" for part in _edges(dimension)]
-    return f"""
-    WITH listed AS (
-        SELECT d.at, r.key, r.events
-        FROM {_pieces("days")} AS h (n, start, stop)
-        CROSS JOIN generate_series(h.start, h.stop - interval '1 day', interval '1 day') AS d (at)
-        CROSS JOIN LATERAL (
-            SELECT key, events FROM rollup_shards
-            WHERE site_id = %(site_id)s AND dimension = %(dimension)s AND interval = {RollupInterval.DAY}
-              AND bucket_start = d.at
-            ORDER BY events DESC LIMIT %(depth)s
-        ) AS r
-        UNION ALL (
-            SELECT NULL, key, sum(events) FROM ({" UNION ALL ".join(rest)}) AS part
-            GROUP BY key ORDER BY 3 DESC LIMIT %(depth)s
-        )
-    ), ends AS (
-        SELECT count(*) = %(depth)s AS cut, min(events) AS fewest FROM listed GROUP BY at
-    )
-    SELECT (SELECT coalesce(array_agg(DISTINCT key), '{{}}') FROM listed),
-           coalesce(sum(greatest(fewest, 0)) FILTER (WHERE cut), 0)::bigint,
-           coalesce(bool_or(cut), false)
-    FROM ends
-    """
-
-
-def visitor_rows(plan: RangePlan, *, some_keys: bool) -> str:
-    """Selects n, key, bucket start and the visitors' bytes of every rollup row; with `some_keys` only of %(keys)s."""
-    return " UNION ALL ".join(
-        _rollups(
-            plan,
-            "h.n, r.key, r.bucket_start, r.visitors",
-            some_keys=some_keys,
-            condition="AND visitors IS NOT NULL",
-        )
-    )
+def visitor_rows(plan: RangePlan) -> str:
+    """Selects n, bucket start and the visitors' bytes of every rollup row."""
+    columns = "h.n, r.bucket_start, r.visitors"
+    return " UNION ALL ".join(_rollups(plan, columns, "AND visitors IS NOT NULL"))
 
 
 def edge_visitors(dimension: Dimension, *, some_keys: bool) -> str:
@@ -217,7 +137,7 @@ def edge_visitors(dimension: Dimension, *, some_keys: bool) -> str:
     return f"SELECT DISTINCT g.n, {column} AS key, s.visitor_no {_SESSIONS} WHERE {only}"
 
 
-def _edges(dimension: Dimension, *, some_keys: bool = False) -> list[str]:
+def edge_rows(dimension: Dimension, *, some_keys: bool = False) -> list[str]:
     """SELECTs of n, key and counters of each raw event and of each session of the edges; with `some_keys` only of
     %(keys)s."""
     is_asked = "= ANY(%(keys)s)" if some_keys else "IS NOT NULL"

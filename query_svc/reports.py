@@ -12,7 +12,7 @@ from query_svc import messages, report_sql
 from query_svc.calendar import zone_named
 from query_svc.effective_range import EffectiveRange, floors_of
 from query_svc.incomplete_hours import any_incomplete
-from query_svc.measure import NOTHING, measure_buckets, measure_keys
+from query_svc.measure import NOTHING, measure_buckets
 from query_svc.planning import Planned, plan_buckets, plan_whole
 from query_svc.requests import (
     Range,
@@ -24,6 +24,7 @@ from query_svc.requests import (
     required_text,
     row_limit,
 )
+from query_svc.top_keys import first_keys
 
 Connection = psycopg.Connection[Any]
 
@@ -135,14 +136,13 @@ def _buckets(connection: Connection, site: Site, cut: Planned) -> list[query_pb2
     if cut.range.empty:
         return []
     measured = measure_buckets(connection, site.site_id, cut.plan)
-    return [messages.bucket(at, *measured.get(n, (NOTHING, 0))) for n, at in enumerate(cut.range.starts)]
+    of_bucket = {n: messages.metrics(*found) for n, found in measured.items()}
+    nothing = messages.metrics(NOTHING, 0)
+    return [messages.bucket(at, of_bucket.get(n, nothing)) for n, at in enumerate(cut.range.starts)]
 
 
 def _top_rows(connection: Connection, site: Site, whole: Planned, wanted: Ranking) -> list[query_pb2.TopRow]:
-    rows = measure_keys(connection, site.site_id, wanted.dimension, whole.plan, wanted.order, wanted.limit)
-    if wanted.order is None:
-        # The numbers of distinct visitors follow only from the united sets, so all keys were read.
-        rows = sorted(rows, key=lambda row: (-row[2], row[0].encode()))[: wanted.limit]
+    rows = first_keys(connection, site.site_id, wanted.dimension, whole.plan, wanted.order, wanted.limit)
     return [messages.top_row(*row) for row in rows]
 
 

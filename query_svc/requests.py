@@ -21,7 +21,7 @@ _LAST = datetime(9998, 1, 1, tzinfo=UTC)
 
 Range = tuple[datetime, datetime]
 
-# SQL expressions over the counters that report_sql.counters_per_key selects; None = Python ranks.
+# SQL expressions over the counters that key_sql.counters_per_key selects; None = query_svc/top_by_visitors.py ranks.
 _ORDERS: dict[int, str | None] = {
     query_pb2.ORDER_BY_UNSPECIFIED: "events",
     query_pb2.ORDER_BY_EVENTS: "events",
@@ -73,7 +73,7 @@ class Ranking(NamedTuple):
     dimension: Dimension
     limit: int
     order: str | None
-    """An expression over the counters of report_sql.counters_per_key; None = by distinct visitors."""
+    """An expression over the counters of key_sql.counters_per_key; None = by distinct visitors."""
 
 
 def ranking(request: query_pb2.GetTopRequest | query_pb2.TopSpec, path: str = "") -> Ranking:

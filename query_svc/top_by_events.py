@@ -16,7 +16,8 @@ import psycopg
 
 from common.dimensions import Dimension
 from common.intervals import DAY, RollupInterval
-from query_svc import report_sql
+from query_svc import key_sql
+from query_svc.key_rows import buckets_with_rows, way_to_rows
 from query_svc.range_plan import RangePlan
 
 MOST_ASKED = 25
@@ -37,7 +38,7 @@ SELECT count(*) = %(few)s FROM (
 def first_by_events(
     connection: psycopg.Connection[Any], dimension: Dimension, plan: RangePlan, parameters: dict[str, Any]
 ) -> Sequence[Any] | None:
-    """The rows of `report_sql.counters_per_key`, first by events; None if that statement has to be run.
+    """The rows of `key_sql.counters_per_key`, first by events; None if that statement has to be run.
 
     `parameters` are those of that statement.
     """
@@ -48,11 +49,14 @@ def first_by_events(
     many = connection.execute(_MANY_KEYS, {**parameters, "day": last, "few": FEW_KEYS}).fetchone()
     if not (many and many[0]):
         return None
-    found = connection.execute(report_sql.leading_keys(dimension, plan), {**parameters, "depth": 3 * limit}).fetchone()
+    days_at = buckets_with_rows(connection, plan, parameters).days
+    asked = {**parameters, "days_at": days_at, "depth": 3 * limit}
+    found = connection.execute(key_sql.leading_keys(dimension, plan), asked, prepare=False).fetchone()
     assert found is not None
     keys, most, others = found
-    statement = report_sql.counters_per_key(dimension, plan, "events", some_keys=True)
-    rows = connection.execute(statement, {**parameters, "keys": keys}).fetchall()
+    way, asked = way_to_rows(connection, plan, parameters, keys)
+    statement = key_sql.counters_per_key(dimension, plan, "events", way)
+    rows = connection.execute(statement, asked, prepare=False).fetchall()
     # As many events as the bound are not enough: ties are in the order of the key.
     settled = not others or (len(rows) == limit and rows[-1][1] > most)
     return rows if settled else None

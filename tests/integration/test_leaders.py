@@ -11,7 +11,7 @@ import pytest
 from common.db import Database
 from common.dimensions import EXIT_PAGE
 from common.migrate import migrate
-from query_svc import report_sql, top_by_events
+from query_svc import key_sql, top_by_events
 from query_svc.range_plan import RangePlan, plan_range
 from tests.support.suite import database_on
 
@@ -49,9 +49,9 @@ def store(connection: psycopg.Connection[Any], rows: list[tuple[int, datetime, s
 
 def compare(connection: psycopg.Connection[Any], limit: int, plan: RangePlan = PLAN) -> bool:
     """Whether the leaders were found; they must be what summing up everything gives."""
-    parameters = {**report_sql.parameters(1, EXIT_PAGE, plan), "limit": limit}
+    parameters = {**key_sql.parameters(1, EXIT_PAGE, plan), "limit": limit}
     found = top_by_events.first_by_events(connection, EXIT_PAGE, plan, parameters)
-    expected = connection.execute(report_sql.counters_per_key(EXIT_PAGE, plan, "events"), parameters).fetchall()
+    expected = connection.execute(key_sql.counters_per_key(EXIT_PAGE, plan, "events"), parameters).fetchall()
     assert found is None or found == expected
     return found is not None
 

@@ -15,7 +15,7 @@ from admin_svc.maintenance.erasure import visitors as erased_visitors
 from common.db import Database, plain_url
 from common.dimensions import OVERVIEW, PAGE
 from common.migrate import migrate
-from query_svc import incomplete_hours, report_sql
+from query_svc import incomplete_hours, key_sql, report_sql
 from query_svc.range_plan import plan_range
 from tests.support.suite import database_on
 
@@ -79,10 +79,10 @@ def test_a_chunk_of_compaction_goes_straight_to_its_deltas(grown: psycopg.Connec
 def test_a_raw_edge_reads_its_own_events_only(grown: psycopg.Connection[Any], dimension: Any) -> None:
     """However large the table is."""
     plan = plan_range([DAY + timedelta(minutes=7)], DAY + timedelta(hours=30, minutes=7))
-    parameters = {**report_sql.parameters(1, dimension, plan), "keys": ["/page/1", ""], "limit": 10}
+    parameters = {**key_sql.parameters(1, dimension, plan), "keys": ["/page/1", ""], "limit": 10}
     for statement in (
         report_sql.edge_counters(dimension),
-        report_sql.counters_per_key(dimension, plan, "events"),
+        key_sql.counters_per_key(dimension, plan, "events"),
         report_sql.edge_visitors(dimension, some_keys=True),
     ):
         explained = plan_of(grown, statement, parameters)
@@ -130,3 +130,30 @@ def test_a_report_asks_for_erased_hours_by_the_key(grown: psycopg.Connection[Any
     parameters = {"site_id": 1, "hours": [DAY], "start": DAY, "end": DAY + timedelta(days=9)}
     for statement in (incomplete_hours._INCOMPLETE, incomplete_hours._ANY_INCOMPLETE):
         assert "Seq Scan" not in plan_of(grown, statement, parameters)
+
+
+def test_some_keys_are_probed_for_by_key_where_there_are_no_statistics(postgres_url: str) -> None:
+    """Another index leads to a day's rows too, but to all of them for every key."""
+    plan = plan_range([DAY], DAY + timedelta(days=3, hours=2))
+    with database_on(postgres_url) as url:
+        db = Database(url, application="test")
+        migrate(db)
+        with db.connection() as connection:
+            connection.execute(_GROW.partition("ANALYZE;")[0])
+            parameters = {
+                **key_sql.parameters(1, PAGE, plan),
+                "keys": ["/page/1", "/page/2"],
+                "days_at": [DAY],
+                "hours_at": [DAY],
+            }
+            for statement in (
+                key_sql.visitor_rows(plan, key_sql.Keys.PROBED),
+                key_sql.counters_per_key(PAGE, plan, None, key_sql.Keys.PROBED),
+            ):
+                explained = plan_of(connection, statement, parameters)
+                assert "rollup_days_by_events" not in explained
+                assert (
+                    len(re.findall(r"rollup_rows on rollup_shards.*\n.*Index Cond: .*key = k(?:_1)?\.key", explained))
+                    == 2
+                )
+        db.close()

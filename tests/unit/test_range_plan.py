@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.intervals import ceil_hour, floor_hour
+from query_svc.occupied import Extent, within
 from query_svc.range_plan import Piece, RangePlan, plan_range
 
 ORIGIN = datetime(2024, 2, 28, tzinfo=UTC)
@@ -64,3 +65,20 @@ def test_an_hour_is_rounded_to_itself_and_anything_else_to_its_neighbours(instan
     assert (floor - ORIGIN) % UNITS["hours"] == timedelta()
     assert floor <= instant <= ceil
     assert ceil - floor == (timedelta() if floor == instant else UNITS["hours"])
+
+
+@given(cuts, st.tuples(st.integers(-2, 6), st.integers(1, 4)))
+def test_a_plan_within_an_extent_is_what_of_the_whole_plan_lies_in_it(
+    bounds: list[datetime], days: tuple[int, int]
+) -> None:
+    """Under the same numbers of buckets, so that what the site has nothing in is left out and nothing else."""
+    *starts, end = bounds
+    first = ORIGIN + timedelta(days=days[0])
+    extent = Extent(first, first + timedelta(days=days[1]))
+    buckets = within(extent, starts, end)
+    cut = plan_range(buckets.starts, buckets.end, first=buckets.first) if buckets.starts else RangePlan([], [], [])
+    inside = [
+        piece._replace(start=max(piece.start, extent.start), end=min(piece.end, extent.end))
+        for piece in pieces_of(plan_range(starts, end))
+    ]
+    assert pieces_of(cut) == [piece for piece in inside if piece.start < piece.end]

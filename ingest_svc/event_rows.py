@@ -27,6 +27,7 @@ from ingest_svc.judge import IngestRequest, Rejection, TimeBounds, cut_text, jud
 _LONGEST_COMMON_TEXT = 200
 _MOST_COMMON_TEXTS = 16_384
 _COMMON_TEXTS: dict[str, bytes] = {}
+_common = _COMMON_TEXTS.get
 _LONGEST_COMMON_CONTEXT = 400
 _LONGEST_COMMON_PROPERTIES = 200
 
@@ -107,10 +108,10 @@ class _Encoder:
                 event_start(self._now + index if occurred_at is None else occurred_at, self._now, event_id, kind),
                 who,
                 id_text,
-                _COMMON_TEXTS.get(name) or _common_text("name", name),
-                _COMMON_TEXTS.get(path) or _common_text("path", path),
-                _COMMON_TEXTS.get(title) or _common_text("title", title),
-                _COMMON_TEXTS.get(referrer) or _common_text("referrer", referrer),
+                _common(name) or _common_text("name", name),
+                _common(path) or _common_text("path", path),
+                _common(title) or _common_text("title", title),
+                _common(referrer) or _common_text("referrer", referrer),
                 self._own_context(event.context) if event.HasField("context") else self._context,
                 self._properties(event.properties) if event.HasField("properties") else NULL,
             )

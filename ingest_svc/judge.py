@@ -28,7 +28,7 @@ MAX_AHEAD = timedelta(hours=24)
 _SHORT_ID = MAX_ID_BYTES // 4
 _SHORT_TEXT = MAX_TEXT_BYTES // 4
 
-_TYPES = frozenset(EventType)
+_TYPES = frozenset(map(int, EventType))
 _TRACK = int(EventType.TRACK)
 
 IngestRequest = ingest_pb2.IngestBatchRequest | ingest_pb2.IngestStreamRequest
@@ -138,12 +138,14 @@ def judge(
     The name is stripped, the time is in µs since 1970 UTC, absent fields are "" or None. Each field of a message is
     read once, because each access makes a new object. Raises Rejection.
     """
-    kind = int(event.type)
+    kind = event.type
     if kind not in _TYPES:
         raise Rejection(Reason.EVENT_TYPE_REQUIRED, "type must be PAGEVIEW, TRACK or IDENTIFY")
     name = event.name
     if name:
-        name = checked_id("name", name.strip())
+        name = name.strip()
+        if len(name) > _SHORT_ID:
+            checked_id("name", name)
     if not name and kind == _TRACK:
         raise Rejection(Reason.EVENT_NAME_REQUIRED, "name is empty; a TRACK event needs one")
     visitor, session, user, event_id = event.visitor_id, event.session_id, event.user_id, event.event_id

@@ -10,7 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 from admin_svc.counting.dead_letters import DeadLetter
 from admin_svc.schedule.runs import Run
 from admin_svc.sites.api_keys import ApiKey
-from admin_svc.sites.settings import DAY_FIELDS, DURATION_FIELDS, LIST_FIELDS
+from admin_svc.sites.settings import DAY_FIELDS, DURATION_FIELDS, LIST_FIELDS, NUMBER_FIELDS
 from admin_svc.status import SiteState, TableState
 from common.errors import Reason, invalid
 from common.sites import DEFAULT_RETENTION_DAYS, Site
@@ -23,6 +23,7 @@ def site(row: Site) -> pb.Site:
         session_timeout=to_duration(row.session_timeout_us),
         dedupe_retention=to_duration(row.dedupe_retention_us),
         rollup_shard_count=row.rollup_shard_count,
+        max_events_per_second=row.max_events_per_second,
         retention_days=row.retention_days or DEFAULT_RETENTION_DAYS,
     )
     for field in DAY_FIELDS[1:]:
@@ -48,7 +49,7 @@ def plain_settings(message: pb.SiteSettings, fields: Iterable[str], prefix: str)
         value = getattr(message, field)
         if field in LIST_FIELDS:
             plain[field] = list(value)
-        elif field == "rollup_shard_count":
+        elif field in NUMBER_FIELDS:
             plain[field] = value
         elif not message.HasField(field):  # type: ignore[arg-type]  # the stub wants a literal
             plain[field] = None

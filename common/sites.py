@@ -14,8 +14,8 @@ DEFAULT_RETENTION_DAYS = 90
 COLUMNS = (
     "s.site_id, s.slug, s.name, s.status, s.session_timeout_us, s.retention_days, s.raw_event_retention_days, "
     "s.hourly_rollup_retention_days, s.daily_rollup_retention_days, s.dedupe_retention_us, s.rollup_shard_count, "
-    "s.allowed_property_keys, s.denied_property_keys, s.allowed_origins, s.raw_from, s.hours_from, s.days_from, "
-    "s.created_at, s.updated_at"
+    "s.allowed_property_keys, s.denied_property_keys, s.allowed_origins, s.max_events_per_second, s.raw_from, "
+    "s.hours_from, s.days_from, s.created_at, s.updated_at"
 )
 """The columns of `sites` (alias s) that make a Site, in its order."""
 
@@ -46,6 +46,8 @@ class Site:
     allowed_property_keys: list[str]
     denied_property_keys: list[str]
     allowed_origins: list[str]
+    max_events_per_second: int
+    """0 = no limit."""
     raw_from: datetime | None
     """From when on raw events and sessions are whole. None = none has been deleted by cleanup."""
     hours_from: datetime | None

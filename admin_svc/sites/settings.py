@@ -7,6 +7,7 @@ from typing import Any
 from common.errors import Reason, invalid
 
 MAX_DAYS = 365_000
+MAX_EVENTS_PER_SECOND = 1_000_000
 MAX_LIST = 1_000
 MAX_LIST_ITEM_BYTES = 256
 MAX_NAME_BYTES = 256
@@ -28,7 +29,9 @@ DAY_FIELDS = (
     "daily_rollup_retention_days",
 )
 LIST_FIELDS = ("allowed_property_keys", "denied_property_keys", "allowed_origins")
-FIELDS = (*DURATION_FIELDS, "rollup_shard_count", *DAY_FIELDS, *LIST_FIELDS)
+NUMBER_FIELDS = ("rollup_shard_count", "max_events_per_second")
+"""They are never absent; 0 = the default."""
+FIELDS = (*DURATION_FIELDS, *NUMBER_FIELDS, *DAY_FIELDS, *LIST_FIELDS)
 """The fields of SiteSettings. An update mask names them with "settings." before them."""
 
 
@@ -74,6 +77,10 @@ def to_columns(values: Mapping[str, Any], prefix: str = "settings") -> dict[str,
             if not 0 <= value <= 64:
                 raise invalid(path, Reason.VALUE_OUT_OF_RANGE, "must be 1–64, or 0 for the default")
             columns[field] = value or 1
+        elif field == "max_events_per_second":
+            if not 0 <= value <= MAX_EVENTS_PER_SECOND:
+                raise invalid(path, Reason.VALUE_OUT_OF_RANGE, f"must be 1–{MAX_EVENTS_PER_SECOND}, or 0 for no limit")
+            columns[field] = value
         elif field in DAY_FIELDS:
             columns[field] = None if value is None else _days(path, value)
         else:

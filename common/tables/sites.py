@@ -30,6 +30,8 @@ sites = sa.Table(
     sa.Column("raw_from", time),
     sa.Column("hours_from", time),
     sa.Column("days_from", time),
+    # 0 = no limit
+    required("max_events_per_second", sa.Integer, "0"),
 )
 
 api_keys = sa.Table(
@@ -43,6 +45,7 @@ api_keys = sa.Table(
     sa.Column("key_sha256", BYTEA, nullable=False, unique=True),
     required("created_at", time),
     sa.Column("expires_at", time),
+    sa.Column("last_used_at", time),
     # serves: RotateWriteKey, and ListApiKeys of one site
     sa.Index("api_keys_by_site", "site_id", "key_id"),
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 import psycopg
 
-from admin_svc.sites.settings import FIELDS, LIST_FIELDS, to_columns
+from admin_svc.sites.settings import FIELDS, LIST_FIELDS, NUMBER_FIELDS, to_columns
 from admin_svc.sites.sites import create_site
 from common.db import plain_url
 from common.tables import metadata
@@ -56,5 +56,6 @@ def tables_with(connection: psycopg.Connection[Any], text: str) -> list[str]:
 
 def make_site(connection: psycopg.Connection[Any], slug: str) -> None:
     """A site with default settings, made without a running service."""
-    absent: dict[str, Any] = {**dict.fromkeys(FIELDS), "rollup_shard_count": 0, **{field: [] for field in LIST_FIELDS}}
+    absent: dict[str, Any] = {**dict.fromkeys(FIELDS), **dict.fromkeys(NUMBER_FIELDS, 0)}
+    absent |= {field: [] for field in LIST_FIELDS}
     assert create_site(connection, slug, {"name": slug, **to_columns(absent)}, None, datetime.now(UTC))

@@ -105,7 +105,7 @@ def test_a_range_has_the_same_ends_however_it_is_cut(cuts: list[datetime], gone:
 @given(st.builds(lambda hour, minutes: hour + timedelta(minutes=minutes), hours, st.integers(0, 59)))
 def test_a_floor_inside_an_hour_or_a_day_counts_from_the_next_whole_one(at: datetime) -> None:
     """A part of an hour is not the hour: nobody must take what is left of it for all of it."""
-    site = Site(1, "s", "", ACTIVE, 0, None, None, None, None, 0, 1, [], [], [], at, at, at, at, at)
+    site = Site(1, "s", "", ACTIVE, 0, None, None, None, None, 0, 1, [], [], [], 0, at, at, at, at, at)
     found = floors_of(site)
     assert found.raw - at < HOUR
     assert found.days - at < DAY

@@ -32,6 +32,7 @@ SITE = Site(
     [],
     [],
     [],
+    0,
     None,
     None,
     None,

@@ -6,15 +6,19 @@ from footfall.admin.v1 import admin_pb2_grpc
 
 from admin_svc.counting.aggregate import Aggregator
 from admin_svc.counting.visitor_numbers import VisitorNumbers
+from admin_svc.maintenance_rpcs import HOW_TO_AUTHENTICATE
 from admin_svc.schedule.jobs import jobs
 from admin_svc.schedule.schedule import Schedule
 from admin_svc.servicer import SERVICE, AdminServicer
 from admin_svc.sites.api_keys import ensure_admin_key
+from common.calls.bearer import bearers
+from common.calls.messages import MessageLimits
 from common.clock import system_clock
 from common.db import Database
-from common.keys import KeyRing
+from common.key_ring import KeyRing
+from common.keys import KeyKind
 from common.secrets_store import page_tokens
-from common.server import serve
+from common.server import MAX_REQUEST_BYTES, Service, serve
 from common.settings import Settings
 from common.workers import run
 
@@ -27,7 +31,8 @@ async def main(settings: Settings) -> None:
     # A pool of its own, because a chunk that waits for numbers holds a connection of the other pool.
     numbers_db = Database(settings.database_url, application="footfall visitor numbers", pool_size=1)
     aggregator = Aggregator(VisitorNumbers(numbers_db))
-    servicer = AdminServicer(db, KeyRing(db, system_clock), page_tokens(db), aggregator, system_clock)
+    keys = KeyRing(db, system_clock)
+    servicer = AdminServicer(db, page_tokens(db), aggregator, system_clock)
     if settings.admin_key:
         with db.transaction() as connection:
             ensure_admin_key(connection, settings.admin_key, system_clock())
@@ -42,17 +47,19 @@ async def main(settings: Settings) -> None:
 
     async def stop() -> None:
         await asyncio.to_thread(schedule.stop)
+        keys.close()
         db.close()
         numbers_db.close()
 
-    await serve(
-        settings,
+    service = Service(
         SERVICE,
         PORT,
         lambda server: admin_pb2_grpc.add_AdminServiceServicer_to_server(servicer, server),
+        bearers(keys, HOW_TO_AUTHENTICATE, KeyKind.ADMIN),
+        MessageLimits(MAX_REQUEST_BYTES),
         stop,
-        db,
     )
+    await serve(settings, service, db)
 
 
 if __name__ == "__main__":

@@ -27,13 +27,12 @@ from admin_svc.site_lock import SiteBusy
 from common.clock import Clock
 from common.db import Database
 from common.errors import Reason, invalid, quoted, site_busy
-from common.keys import KeyKind, KeyRing, bearer
 from common.page_tokens import PageTokens
 from common.paging import bounded, cut_page, page_size
 from common.sites import Site, find_site
 from common.timestamps import from_timestamp
 
-_HOW_TO_AUTHENTICATE = "an admin key as authorization: Bearer <key>"
+HOW_TO_AUTHENTICATE = "an admin key as authorization: Bearer <key>"
 
 _PARTITION_WAIT_MS = 5_000
 """How long AggregatePending waits if other workers hold every partition of the site that has work."""
@@ -46,9 +45,8 @@ Result = TypeVar("Result")
 class MaintenanceRpcs(admin_pb2_grpc.AdminServiceServicer):
     """One method per RPC; see protos/footfall/admin/v1/admin.proto. servicer.py adds the other RPCs."""
 
-    def __init__(self, db: Database, keys: KeyRing, tokens: PageTokens, aggregator: Aggregator, clock: Clock) -> None:
+    def __init__(self, db: Database, tokens: PageTokens, aggregator: Aggregator, clock: Clock) -> None:
         self._db = db
-        self._keys = keys
         self._tokens = tokens
         self._aggregator = aggregator
         self._clock = clock
@@ -58,7 +56,6 @@ class MaintenanceRpcs(admin_pb2_grpc.AdminServiceServicer):
     async def AggregatePending(
         self, request: pb.AggregatePendingRequest, context: Context
     ) -> pb.AggregatePendingResponse:
-        await self._authenticate(context)
         limit = _limit(request.limit, aggregate.DEFAULT_LIMIT, aggregate.MAX_LIMIT)
 
         def work(connection: Connection, site: Site) -> pb.AggregatePendingResponse:
@@ -80,7 +77,6 @@ class MaintenanceRpcs(admin_pb2_grpc.AdminServiceServicer):
     async def RetryFailedEvents(
         self, request: pb.RetryFailedEventsRequest, context: Context
     ) -> pb.RetryFailedEventsResponse:
-        await self._authenticate(context)
         limit = _limit(request.limit, dead_letters.DEFAULT_LIMIT, dead_letters.MAX_LIMIT)
 
         def work(connection: Connection, site: Site) -> pb.RetryFailedEventsResponse:
@@ -92,7 +88,6 @@ class MaintenanceRpcs(admin_pb2_grpc.AdminServiceServicer):
     async def ListFailedEvents(
         self, request: pb.ListFailedEventsRequest, context: Context
     ) -> pb.ListFailedEventsResponse:
-        await self._authenticate(context)
         size, bound = page_size(request.page_size), ("ListFailedEvents", request.site)
 
         def work(connection: Connection, site: Site) -> pb.ListFailedEventsResponse:
@@ -106,7 +101,6 @@ class MaintenanceRpcs(admin_pb2_grpc.AdminServiceServicer):
         return await self._on_site(request.site, work)
 
     async def CompactRollups(self, request: pb.CompactRollupsRequest, context: Context) -> pb.CompactRollupsResponse:
-        await self._authenticate(context)
         limit = _limit(request.limit, compact.DEFAULT_LIMIT, compact.MAX_LIMIT)
         if request.interval not in pb.RollupInterval.values():
             raise invalid("interval", Reason.VALUE_UNKNOWN, "must be HOUR or DAY, or absent for both")
@@ -125,7 +119,6 @@ class MaintenanceRpcs(admin_pb2_grpc.AdminServiceServicer):
         return await self._on_site(request.site, work)
 
     async def CleanupSite(self, request: pb.CleanupSiteRequest, context: Context) -> pb.CleanupSiteResponse:
-        await self._authenticate(context)
         limit = _limit(request.limit, cleanup.DEFAULT_LIMIT, cleanup.MAX_LIMIT)
         asked = _asked_now(request)
         bound = ("CleanupSite", request.site, asked.isoformat() if asked else "", str(request.dry_run))
@@ -150,7 +143,6 @@ class MaintenanceRpcs(admin_pb2_grpc.AdminServiceServicer):
         return await self._on_site(request.site, work)
 
     async def PruneExpired(self, request: pb.PruneExpiredRequest, context: Context) -> pb.PruneExpiredResponse:
-        await self._authenticate(context)
         limit = _limit(request.limit, prune.DEFAULT_LIMIT, prune.MAX_LIMIT)
 
         def work(connection: Connection) -> pb.PruneExpiredResponse:
@@ -160,7 +152,6 @@ class MaintenanceRpcs(admin_pb2_grpc.AdminServiceServicer):
         return await self._work(work)
 
     async def RebuildSite(self, request: pb.RebuildSiteRequest, context: Context) -> pb.RebuildSiteResponse:
-        await self._authenticate(context)
         limit = _limit(request.limit, rebuild.DEFAULT_LIMIT, rebuild.MAX_LIMIT)
         bound = ("RebuildSite", request.site)
 
@@ -180,7 +171,6 @@ class MaintenanceRpcs(admin_pb2_grpc.AdminServiceServicer):
         return await self._on_site(request.site, work)
 
     async def DeleteSite(self, request: pb.DeleteSiteRequest, context: Context) -> pb.DeleteSiteResponse:
-        await self._authenticate(context)
         limit = _limit(request.limit, delete_site.DEFAULT_LIMIT, delete_site.MAX_LIMIT)
         if request.confirm_slug != request.site:
             message = f"is {quoted(request.confirm_slug)}; give the slug {quoted(request.site)} here too"
@@ -193,7 +183,6 @@ class MaintenanceRpcs(admin_pb2_grpc.AdminServiceServicer):
         return await self._work(work)
 
     async def EraseVisitor(self, request: pb.EraseVisitorRequest, context: Context) -> pb.EraseVisitorResponse:
-        await self._authenticate(context)
         limit = _limit(request.limit, erase.DEFAULT_LIMIT, erase.MAX_LIMIT)
         subject = _subject(request)
         bound = ("EraseVisitor", request.site, *subject)
@@ -232,9 +221,6 @@ class MaintenanceRpcs(admin_pb2_grpc.AdminServiceServicer):
                     raise site_busy() from None
 
         return await asyncio.get_running_loop().run_in_executor(self._chunks, do)
-
-    async def _authenticate(self, context: Context) -> None:
-        await self._keys.authenticate(bearer(context), _HOW_TO_AUTHENTICATE, KeyKind.ADMIN)
 
 
 def _limit(asked: int, default: int, most: int) -> int:

@@ -26,7 +26,6 @@ class AdminServicer(MaintenanceRpcs):
     """All RPCs; see protos/footfall/admin/v1/admin.proto."""
 
     async def CreateSite(self, request: pb.CreateSiteRequest, context: Context) -> pb.CreateSiteResponse:
-        await self._authenticate(context)
 
         def create(connection: Connection) -> pb.CreateSiteResponse:
             made = _create(connection, request, self._clock())
@@ -38,7 +37,6 @@ class AdminServicer(MaintenanceRpcs):
         return await self._transact(create)
 
     async def EnsureSite(self, request: pb.EnsureSiteRequest, context: Context) -> pb.EnsureSiteResponse:
-        await self._authenticate(context)
 
         def ensure(connection: Connection) -> pb.EnsureSiteResponse:
             made = _create(connection, request, self._clock())
@@ -50,12 +48,10 @@ class AdminServicer(MaintenanceRpcs):
         return await self._transact(ensure)
 
     async def GetSite(self, request: pb.GetSiteRequest, context: Context) -> pb.GetSiteResponse:
-        await self._authenticate(context)
         site = await self._transact(lambda connection: find_site(connection, request.site, or_deleting=True))
         return pb.GetSiteResponse(site=messages.site(site))
 
     async def ListSites(self, request: pb.ListSitesRequest, context: Context) -> pb.ListSitesResponse:
-        await self._authenticate(context)
         size, bound = page_size(request.page_size), ("ListSites",)
 
         def read(connection: Connection) -> pb.ListSitesResponse:
@@ -67,14 +63,12 @@ class AdminServicer(MaintenanceRpcs):
         return await self._transact(read)
 
     async def UpdateSite(self, request: pb.UpdateSiteRequest, context: Context) -> pb.UpdateSiteResponse:
-        await self._authenticate(context)
         slug = settings.check_slug(request.site.slug, "site.slug")
         columns = _masked_columns(request.site, request.update_mask.paths)
         site = await self._transact(lambda connection: sites.update_site(connection, slug, columns, self._clock()))
         return pb.UpdateSiteResponse(site=messages.site(site))
 
     async def RotateWriteKey(self, request: pb.RotateWriteKeyRequest, context: Context) -> pb.RotateWriteKeyResponse:
-        await self._authenticate(context)
         grace = timedelta(microseconds=messages.micros_of("grace_period", request.grace_period))
         if not timedelta(0) <= grace <= _MAX_GRACE:
             raise invalid("grace_period", Reason.VALUE_OUT_OF_RANGE, f"must be 0 to {_MAX_GRACE.days} days")
@@ -87,7 +81,6 @@ class AdminServicer(MaintenanceRpcs):
         return pb.RotateWriteKeyResponse(write_key=await self._transact(rotate))
 
     async def CreateApiKey(self, request: pb.CreateApiKeyRequest, context: Context) -> pb.CreateApiKeyResponse:
-        await self._authenticate(context)
         kind, name, ttl = _key_kind(request), settings.check_name("name", request.name), _ttl(request)
 
         def create(connection: Connection) -> pb.CreateApiKeyResponse:
@@ -99,7 +92,6 @@ class AdminServicer(MaintenanceRpcs):
         return await self._transact(create)
 
     async def ListApiKeys(self, request: pb.ListApiKeysRequest, context: Context) -> pb.ListApiKeysResponse:
-        await self._authenticate(context)
         size, bound = page_size(request.page_size), ("ListApiKeys", request.site)
 
         def read(connection: Connection) -> pb.ListApiKeysResponse:
@@ -112,12 +104,10 @@ class AdminServicer(MaintenanceRpcs):
         return await self._transact(read)
 
     async def RevokeApiKey(self, request: pb.RevokeApiKeyRequest, context: Context) -> pb.RevokeApiKeyResponse:
-        await self._authenticate(context)
         key = await self._transact(lambda connection: api_keys.end_key(connection, request.id, self._clock()))
         return pb.RevokeApiKeyResponse(api_key=messages.api_key(key))
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.GetStatusResponse:
-        await self._authenticate(context)
         size, bound = page_size(request.page_size), ("GetStatus", request.site)
 
         def read() -> pb.GetStatusResponse:

@@ -43,6 +43,7 @@ class Reason(StrEnum):
     BATCH_TOO_MANY_EVENTS = "BATCH_TOO_MANY_EVENTS"
     MESSAGE_TOO_LARGE = "MESSAGE_TOO_LARGE"
     MESSAGE_MALFORMED = "MESSAGE_MALFORMED"
+    RPC_UNKNOWN = "RPC_UNKNOWN"
     KEY_REQUIRED = "KEY_REQUIRED"
     KEY_UNKNOWN = "KEY_UNKNOWN"
     KEY_KIND_WRONG = "KEY_KIND_WRONG"
@@ -68,6 +69,9 @@ class Reason(StrEnum):
     CONFIRMATION_REQUIRED = "CONFIRMATION_REQUIRED"
     # The call is valid; the client may try again or ask for less.
     QUEUE_FULL = "QUEUE_FULL"
+    TOO_MANY_CALLS = "TOO_MANY_CALLS"
+    MESSAGE_LATE = "MESSAGE_LATE"
+    STREAM_EXPIRED = "STREAM_EXPIRED"
     SHUTTING_DOWN = "SHUTTING_DOWN"
     DATABASE_UNAVAILABLE = "DATABASE_UNAVAILABLE"
     SITE_BUSY = "SITE_BUSY"
@@ -128,6 +132,16 @@ def site_busy() -> CallError:
     )
 
 
+def database_unavailable() -> CallError:
+    """UNAVAILABLE while the database cannot be reached or does not answer."""
+    return CallError(
+        grpc.StatusCode.UNAVAILABLE,
+        Reason.DATABASE_UNAVAILABLE,
+        "the database cannot be reached now; try again: what is sent twice with the same ids is counted once",
+        retry_after_ms=1000,
+    )
+
+
 def from_exception(error: BaseException) -> CallError:
     """The error that a client gets for an exception. It never holds a stack trace, SQL or a key."""
     if isinstance(error, CallError):
@@ -142,12 +156,7 @@ def from_exception(error: BaseException) -> CallError:
         )
     if isinstance(error, DatabaseFault):
         _log.warning("database unavailable: %s", error)
-        return CallError(
-            grpc.StatusCode.UNAVAILABLE,
-            Reason.DATABASE_UNAVAILABLE,
-            "the database cannot be reached now; try again: what is sent twice with the same ids is counted once",
-            retry_after_ms=1000,
-        )
+        return database_unavailable()
     _log.error("a call failed", exc_info=error)
     return CallError(grpc.StatusCode.INTERNAL, Reason.INTERNAL, "the server failed; its log says why")
 

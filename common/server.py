@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, cast
 
 import grpc
@@ -14,71 +15,100 @@ from grpc_channelz.v1 import channelz
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from common.calls.boundary import Authenticate, Boundary, Rules, UnknownRpcs
+from common.calls.messages import MessageLimits, StreamTimes
+from common.calls.places import Places
 from common.db import Database
-from common.error_boundary import ErrorBoundary
 from common.readiness import Readiness
 from common.reflection import CommentedPool
 from common.settings import Settings
 
 _log = logging.getLogger(__name__)
 
-MAX_RECEIVE_BYTES = 32 * 1024 * 1024
-"""Far above the services' own limits, so that they refuse a message that is too large, with a reason."""
+MAX_REQUEST_BYTES = 256 * 1024
+"""How large a request may be that holds no events."""
 
-MAX_CONCURRENT_RPCS = 1_000
-"""Over it gRPC answers RESOURCE_EXHAUSTED; open streams count."""
+_KEYLESS_PLACES = 200
+"""How many calls of health, reflection and channelz may be under way at once."""
+_KEYLESS_TIMES = StreamTimes(idle_seconds=30, age_seconds=300)
+"""Of reflection. A watch of health reads one message and then lasts as long as its client wants."""
 
 _OPTIONS = [
-    ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
     ("grpc.max_send_message_length", -1),
     ("grpc.enable_channelz", 1),
     # A dead host is noticed on idle connections too, by the server and by clients that ping.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    # Connections that never become HTTP/2, or have no call, are not kept.
+    ("grpc.server_handshake_timeout_ms", 20_000),
+    ("grpc.max_connection_idle_ms", 3_600_000),
 ]
 
 Register = Callable[[grpc.aio.Server], None]
-OnStop = Callable[[], Awaitable[None]]
 
 
-def build_server(service: str, register: Register, *, shared_port: bool = False) -> tuple[grpc.aio.Server, Any]:
-    """A server with `service` (full name), reflection, health and channelz, not yet listening."""
+async def _nothing() -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Service:
+    """One of the services, as a process serves it."""
+
+    name: str
+    """Its full name."""
+    port: int
+    """Used unless the settings name an address."""
+    register: Register
+    authenticate: Authenticate
+    limits: MessageLimits
+    on_stop: Callable[[], Awaitable[None]] = _nothing
+    """Awaited after the last call."""
+    on_drain: Callable[[], None] = lambda: None
+    """Called when no new call is taken any more."""
+
+
+def build_server(settings: Settings, service: Service) -> tuple[grpc.aio.Server, Any]:
+    """A server with the service, reflection, health and channelz, not yet listening."""
     server = grpc.aio.server(
-        # Off by default: two servers started at one address by mistake would each get a part of its calls.
-        options=[*_OPTIONS, ("grpc.so_reuseport", int(shared_port))],
-        maximum_concurrent_rpcs=MAX_CONCURRENT_RPCS,
+        options=[
+            *_OPTIONS,
+            # Off by default: two servers started at one address by mistake would each get a part of its calls.
+            ("grpc.so_reuseport", int(settings.shared_port)),
+            # A message over the service's own limit is refused with a reason. One that is larger than this is not even
+            # read: gRPC refuses it.
+            ("grpc.max_receive_message_length", max(2 * service.limits.max_bytes, 1024 * 1024)),
+        ],
     )
-    register(cast(grpc.aio.Server, ErrorBoundary(server)))
+    times = StreamTimes(settings.stream_idle_seconds, settings.stream_age_seconds)
+    rules = Rules(Places(settings.max_calls), service.limits, times, service.authenticate)
+    service.register(cast(grpc.aio.Server, Boundary(server, rules)))
+    # Places of their own: whether a process lives must be told while a flood fills the others.
+    keyless = Rules(Places(_KEYLESS_PLACES), MessageLimits(MAX_REQUEST_BYTES), _KEYLESS_TIMES)
+    guarded = cast(Any, Boundary(server, keyless))
     health_servicer = cast(Any, health).aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
-    channelz.add_channelz_servicer(cast(Any, server))
-    names = (service, health.SERVICE_NAME, "grpc.channelz.v1.Channelz", reflection.SERVICE_NAME)
-    reflection.enable_server_reflection(names, server, pool=cast(Any, CommentedPool()))
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, guarded)
+    channelz.add_channelz_servicer(guarded)
+    names = (service.name, health.SERVICE_NAME, "grpc.channelz.v1.Channelz", reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(names, guarded, pool=cast(Any, CommentedPool()))
+    server.add_generic_rpc_handlers((UnknownRpcs(),))
     return server, health_servicer
 
 
-async def serve(
-    settings: Settings,
-    service: str,
-    port: int,
-    register: Register,
-    on_stop: OnStop,
-    db: Database,
-    on_drain: Callable[[], None] = lambda: None,
-) -> None:
+async def serve(settings: Settings, service: Service, db: Database) -> None:
     """Serves until SIGTERM, SIGINT or the end of the parent. Then calls `on_drain`, waits for calls under way and
     awaits `on_stop`.
 
-    `port` is used unless the settings name an address. Health has two names: "" is SERVING as long as the process
-    lives, the service's full name while the database answers and has the schema that this release needs. Raises
-    SystemExit with one line if the address cannot be listened on or the schema of `db` is another one.
+    Health has two names: "" is SERVING as long as the process lives, the service's full name while the database answers
+    and has the schema that this release needs. Raises SystemExit with one line if the address cannot be listened on or
+    the schema of `db` is another one.
     """
     # First, so that a signal that comes during the start is handled too.
     stop = told_to_stop(settings)
     readiness = Readiness(db)
     ready = await readiness.check_at_start()
-    server, health_servicer = build_server(service, register, shared_port=settings.shared_port)
-    address = settings.listen or f"127.0.0.1:{port}"
+    server, health_servicer = build_server(settings, service)
+    address = settings.listen or f"127.0.0.1:{service.port}"
     host, port = address.rpartition(":")[0], _listen(server, address, settings)
     # Calls and chunks make tens of thousands of tuples and hardly any cycle. The search for cycles took a fifth of the
     # time.
@@ -88,20 +118,20 @@ async def serve(
 
     async def tell(is_ready: bool) -> None:
         states = health_pb2.HealthCheckResponse
-        await health_servicer.set(service, states.SERVING if is_ready else states.NOT_SERVING)
+        await health_servicer.set(service.name, states.SERVING if is_ready else states.NOT_SERVING)
 
     await health_servicer.set("", health_pb2.HealthCheckResponse.SERVING)
     await tell(ready)
     watching = asyncio.create_task(readiness.watch(tell))
     announce(settings, f"{host}:{port}")
-    _log.info("%s serves on %s:%d", service, host, port)
+    _log.info("%s serves on %s:%d", service.name, host, port)
     await stop.wait()
     watching.cancel()
-    _log.info("%s drains", service)
+    _log.info("%s drains", service.name)
     await health_servicer.enter_graceful_shutdown()
-    on_drain()
+    service.on_drain()
     await server.stop(settings.drain_seconds)
-    await on_stop()
+    await service.on_stop()
 
 
 def announce(settings: Settings, address: str) -> None:

@@ -47,6 +47,16 @@ class Settings(BaseSettings):
     pool_size: int = Field(default=8, ge=1)
     """How many database connections the pool of a process has at most."""
 
+    max_calls: int = Field(default=2_000, ge=2)
+    """How many calls a process has under way at most, open streams included. A key may have as many as are free, so
+    at most half."""
+
+    stream_idle_seconds: float = Field(default=600.0, gt=0)
+    """How long a stream may be open without a message of its client."""
+
+    stream_age_seconds: float = Field(default=3_600.0, gt=0)
+    """How long a stream may be open in all."""
+
     admin_key: str = ""
     """An admin key that the admin process stores at its start, unless it is stored already. The first admin key of an
     installation comes from here."""

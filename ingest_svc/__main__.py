@@ -2,14 +2,16 @@
 
 from footfall.ingest.v1 import ingest_pb2_grpc
 
+from common.calls.messages import MessageLimits
 from common.clock import system_clock
 from common.db import Database
-from common.keys import KeyRing
-from common.server import serve
+from common.key_ring import KeyRing
+from common.server import Service, serve
 from common.settings import Settings
 from common.workers import run
+from ingest_svc.batch_size import MAX_MESSAGE_BYTES, BatchSize
 from ingest_svc.group_commit import DatabaseCommit, GroupCommit
-from ingest_svc.servicer import SERVICE, IngestServicer
+from ingest_svc.servicer import SERVICE, IngestServicer, Senders
 
 PORT = 50051
 
@@ -23,23 +25,26 @@ async def main(settings: Settings) -> None:
     keys = KeyRing(db, system_clock)
     commits = [DatabaseCommit(db, system_clock) for _ in range(_TRANSACTIONS)]
     group_commit = GroupCommit(commits, settings.ingest_queue_events)
-    servicer = IngestServicer(keys, group_commit, system_clock, settings.max_batch_events)
+    senders = Senders(keys)
+    servicer = IngestServicer(senders, group_commit, system_clock)
 
     async def stop() -> None:
         await group_commit.close()
         for commit in commits:
             commit.close()
+        keys.close()
         db.close()
 
-    await serve(
-        settings,
+    service = Service(
         SERVICE,
         PORT,
         lambda server: ingest_pb2_grpc.add_IngestServiceServicer_to_server(servicer, server),
+        senders.authenticate,
+        MessageLimits(MAX_MESSAGE_BYTES, BatchSize(settings.max_batch_events).check, field="events"),
         stop,
-        db,
         servicer.drain_streams,
     )
+    await serve(settings, service, db)
 
 
 if __name__ == "__main__":

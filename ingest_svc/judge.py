@@ -17,7 +17,6 @@ from common.errors import Reason, invalid, quoted
 from common.sites import Site
 from common.timestamps import EPOCH, duration_micros
 
-MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 MAX_ID_BYTES = 256
 MAX_TEXT_BYTES = 2000
 MAX_PROPERTY_KEYS = 32
@@ -43,21 +42,8 @@ class Rejection(Exception):  # noqa: N818  # not an error, but the outcome of an
     message: str
 
 
-def check_batch(request: IngestRequest, max_events: int) -> None:
-    """Raises CallError (INVALID_ARGUMENT) if the batch as a whole cannot be accepted."""
-    if len(request.events) > max_events:
-        raise invalid(
-            "events",
-            Reason.BATCH_TOO_MANY_EVENTS,
-            f"holds {len(request.events)} events, {max_events} are allowed; send several batches",
-        )
-    size = request.ByteSize()
-    if size > MAX_MESSAGE_BYTES:
-        raise invalid(
-            "events",
-            Reason.MESSAGE_TOO_LARGE,
-            f"the message has {size} bytes, {MAX_MESSAGE_BYTES} are allowed; send several batches",
-        )
+def check_defaults(request: IngestRequest) -> None:
+    """Raises CallError (INVALID_ARGUMENT) if the batch cannot be accepted because of its defaults."""
     defaults = request.defaults
     for field in ("visitor_id", "session_id", "user_id"):
         value: str = getattr(defaults, field)

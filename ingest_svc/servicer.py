@@ -7,13 +7,15 @@ from typing import Any
 import grpc
 from footfall.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 
+from common.calls.call import Call, caller, current_call
 from common.clock import Clock
 from common.errors import CallError, Reason, quoted, site_closed
-from common.keys import KeyKind, KeyRing, metadata_value
+from common.key_ring import KeyRing
+from common.keys import Key, KeyKind
 from common.sites import ACTIVE, Site
 from ingest_svc.event_rows import to_rows
 from ingest_svc.group_commit import GroupCommit, shutting_down
-from ingest_svc.judge import IngestRequest, check_batch
+from ingest_svc.judge import IngestRequest, check_defaults
 from ingest_svc.store_events import Incoming
 
 SERVICE = "footfall.ingest.v1.IngestService"
@@ -27,14 +29,37 @@ Context = grpc.aio.ServicerContext[Any, Any]
 Answers = asyncio.Queue[asyncio.Task[ingest_pb2.IngestStreamResponse] | None]
 
 
+class Senders:
+    """Lets calls in that may send events to a site."""
+
+    def __init__(self, keys: KeyRing) -> None:
+        self._keys = keys
+
+    async def authenticate(self, call: Call) -> Key:
+        """The write key of the call. Raises CallError without one, for a site that takes no events and for an origin
+        that may not send."""
+        key = await self._keys.authenticate(call.metadata("x-write-key"), _HOW_TO_AUTHENTICATE, KeyKind.WRITE)
+        site = key.site
+        assert site is not None, "a write key is always a site's"
+        if site.status != ACTIVE:
+            raise site_closed(site.slug)
+        origin = call.metadata("origin")
+        if origin is not None and site.allowed_origins and origin not in site.allowed_origins:
+            raise CallError(
+                grpc.StatusCode.PERMISSION_DENIED,
+                Reason.ORIGIN_NOT_ALLOWED,
+                f"origin {quoted(origin)} may not send to this site; add it to the site's allowed_origins",
+            )
+        return key
+
+
 class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
     """Stores batches of events; see protos/footfall/ingest/v1/ingest.proto."""
 
-    def __init__(self, keys: KeyRing, group_commit: GroupCommit, clock: Clock, max_batch_events: int) -> None:
-        self._keys = keys
+    def __init__(self, senders: Senders, group_commit: GroupCommit, clock: Clock) -> None:
+        self._senders = senders
         self._group_commit = group_commit
         self._clock = clock
-        self._max_batch_events = max_batch_events
         self._readers: set[asyncio.Task[None]] = set()
         self._draining = False
 
@@ -47,7 +72,7 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
     async def IngestBatch(
         self, request: ingest_pb2.IngestBatchRequest, context: Context
     ) -> ingest_pb2.IngestBatchResponse:
-        call, errors = self._prepare(request, await self._authenticate(context))
+        call, errors = self._prepare(request, _site(caller()))
         accepted = await self._group_commit.enqueue(call) if call.rows else 0
         return ingest_pb2.IngestBatchResponse(
             accepted=accepted, duplicate=len(call.rows) - accepted, rejected=len(errors), errors=errors
@@ -60,7 +85,7 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         the answers to the requests before it. Requests after it are not processed."""
         answers: Answers = asyncio.Queue()
         ahead = asyncio.Semaphore(_READ_AHEAD)
-        reader = asyncio.create_task(self._read(requests, context, ahead, answers))
+        reader = asyncio.create_task(self._read(requests, ahead, answers))
         self._readers.add(reader)
         try:
             while (answer := await answers.get()) is not None:
@@ -80,14 +105,14 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
     async def _read(
         self,
         requests: AsyncIterator[ingest_pb2.IngestStreamRequest],
-        context: Context,
         ahead: asyncio.Semaphore,
         answers: Answers,
     ) -> None:
         """Puts a task for the answer to each request into `answers`, and None when it ends, whatever ended it."""
         try:
             while await ahead.acquire() and (request := await anext(requests, None)) is not None:
-                site = await self._authenticate(context)
+                # Again for each request, because a key may end while its stream is open.
+                site = _site(await self._senders.authenticate(current_call.get()))
                 # A stream is not refused but slowed down: it is read on when there is room.
                 await self._group_commit.wait_for_room(len(request.events))
                 call, errors = self._prepare(request, site)
@@ -97,26 +122,15 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
             answers.put_nowait(None)
 
     def _prepare(self, request: IngestRequest, site: Site) -> tuple[Incoming, list[ingest_pb2.EventError]]:
-        check_batch(request, self._max_batch_events)
+        check_defaults(request)
         now = self._clock()
         rows, errors = to_rows(request, site, now)
         return Incoming(site, rows, now), errors
 
-    async def _authenticate(self, context: Context) -> Site:
-        sent = metadata_value(context, "x-write-key")
-        key = await self._keys.authenticate(sent, _HOW_TO_AUTHENTICATE, KeyKind.WRITE)
-        site = key.site
-        assert site is not None, "a write key is always a site's"
-        if site.status != ACTIVE:
-            raise site_closed(site.slug)
-        origin = metadata_value(context, "origin")
-        if origin is not None and site.allowed_origins and origin not in site.allowed_origins:
-            raise CallError(
-                grpc.StatusCode.PERMISSION_DENIED,
-                Reason.ORIGIN_NOT_ALLOWED,
-                f"origin {quoted(origin)} may not send to this site; add it to the site's allowed_origins",
-            )
-        return site
+
+def _site(key: Key) -> Site:
+    assert key.site is not None, "a write key is always a site's"
+    return key.site
 
 
 async def _answer(

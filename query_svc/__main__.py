@@ -2,14 +2,17 @@
 
 from footfall.query.v1 import query_pb2_grpc
 
+from common.calls.bearer import bearers
+from common.calls.messages import MessageLimits
 from common.clock import system_clock
 from common.db import Database
-from common.keys import KeyRing
+from common.key_ring import KeyRing
+from common.keys import KeyKind
 from common.secrets_store import page_tokens
-from common.server import serve
+from common.server import MAX_REQUEST_BYTES, Service, serve
 from common.settings import Settings
 from common.workers import run
-from query_svc.servicer import SERVICE, QueryServicer
+from query_svc.servicer import HOW_TO_AUTHENTICATE, SERVICE, QueryServicer
 
 PORT = 50052
 
@@ -22,19 +25,22 @@ async def main(settings: Settings) -> None:
         pool_size=settings.pool_size,
         statement_timeout_ms=settings.statement_timeout_ms,
     )
-    servicer = QueryServicer(db, KeyRing(db, system_clock), page_tokens(db), system_clock)
+    keys = KeyRing(db, system_clock)
+    servicer = QueryServicer(db, page_tokens(db), system_clock)
 
     async def stop() -> None:
+        keys.close()
         db.close()
 
-    await serve(
-        settings,
+    service = Service(
         SERVICE,
         PORT,
         lambda server: query_pb2_grpc.add_QueryServiceServicer_to_server(servicer, server),
+        bearers(keys, HOW_TO_AUTHENTICATE, KeyKind.READ, KeyKind.ADMIN),
+        MessageLimits(MAX_REQUEST_BYTES),
         stop,
-        db,
     )
+    await serve(settings, service, db)
 
 
 if __name__ == "__main__":

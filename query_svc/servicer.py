@@ -1,4 +1,4 @@
-"""QueryService: authenticates, opens a snapshot and runs the report."""
+"""QueryService: opens a snapshot and runs the report."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,17 +8,17 @@ import grpc
 import psycopg
 from footfall.query.v1 import query_pb2, query_pb2_grpc
 
+from common.calls.call import caller
 from common.clock import Clock
 from common.db import Database
 from common.errors import Reason, invalid
-from common.keys import KeyKind, KeyRing, bearer
 from common.page_tokens import PageTokens
 from common.sites import Site, find_site
 from query_svc import listings, reports
 
 SERVICE = "footfall.query.v1.QueryService"
 
-_HOW_TO_AUTHENTICATE = "a read or admin key as authorization: Bearer <key>"
+HOW_TO_AUTHENTICATE = "a read or admin key as authorization: Bearer <key>"
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Answer = TypeVar("Answer")
@@ -34,9 +34,8 @@ class SiteRequest(Protocol):
 class QueryServicer(query_pb2_grpc.QueryServiceServicer):
     """The reports and lists of a site; see protos/footfall/query/v1/query.proto."""
 
-    def __init__(self, db: Database, keys: KeyRing, tokens: PageTokens, clock: Clock) -> None:
+    def __init__(self, db: Database, tokens: PageTokens, clock: Clock) -> None:
         self._db = db
-        self._keys = keys
         self._tokens = tokens
         self._clock = clock
 
@@ -87,11 +86,10 @@ class QueryServicer(query_pb2_grpc.QueryServiceServicer):
         context: Context,
         report: Callable[[psycopg.Connection[Any], Site], Answer],
     ) -> Answer:
-        """Authenticates, then runs the report in one snapshot, in a thread."""
-        key = await self._keys.authenticate(bearer(context), _HOW_TO_AUTHENTICATE, KeyKind.READ, KeyKind.ADMIN)
+        """Runs the report in one snapshot, in a thread."""
         if not request.site:
             raise invalid("site", Reason.FIELD_REQUIRED, "is empty; name a site by its slug")
-        key.authorize_site(request.site)
+        caller().authorize_site(request.site)
 
         def ask() -> Answer:
             with self._db.snapshot() as connection:

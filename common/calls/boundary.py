@@ -1,0 +1,150 @@
+"""Registers RPCs so that every call is let in, read, handled and answered in the same way.
+
+A call is authenticated by its metadata, gets a place, and only then is its message read: every RPC is registered as one
+that reads a stream, which on the wire is the same. gRPC would read the message of a unary call before it calls the
+handler.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import grpc
+
+from common.calls.call import Call, Context, current_call
+from common.calls.messages import MessageLimits, MessageReader, StreamTimes
+from common.calls.places import Places
+from common.errors import CallError, Reason, from_exception, to_status
+from common.keys import Key
+
+Handler = Any
+"""A grpc.RpcMethodHandler. That class cannot be subscripted at run time."""
+Authenticate = Callable[[Call], Awaitable[Key | None]]
+"""The key that lets a call in. Raises CallError."""
+Observe = Callable[[Call, grpc.StatusCode, float], None]
+"""Gets every call that has ended, with its status and its duration in s."""
+_Answer = Callable[[Call], Awaitable[Any]]
+
+
+async def _no_key(call: Call) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a service asks of its calls."""
+
+    places: Places
+    limits: MessageLimits
+    times: StreamTimes
+    authenticate: Authenticate = _no_key
+
+
+class Boundary:
+    """Passed to generated code instead of a server. Registers the service's handlers with the server, wrapped.
+
+    gRPC runs an interceptor at every call; this wraps each handler once. What a handler raises becomes the status that
+    common/errors.py makes of it.
+    """
+
+    def __init__(self, server: grpc.aio.Server, rules: Rules, observe: Observe = lambda call, code, seconds: None):
+        self._server = server
+        self._rules = rules
+        self._observe = observe
+
+    def add_generic_rpc_handlers(self, handlers: Iterable[Handler]) -> None:
+        """Does nothing: generated code registers the same handlers by name as well."""
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
+        """Registers the wrapped handlers of a service by their RPCs' names."""
+        wrapped = {name: self._wrapped(f"{service}/{name}", handler) for name, handler in handlers.items()}
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, wrapped),))
+        self._server.add_registered_method_handlers(service, wrapped)  # type: ignore[attr-defined]  # stubs lack it
+
+    def _wrapped(self, rpc: str, handler: Handler) -> Handler:
+        reader = MessageReader(handler.request_deserializer, self._rules.limits)
+        if handler.response_streaming:
+            answer = self._streaming(handler, reader)
+            kind = grpc.stream_stream_rpc_method_handler
+        else:
+            answer = self._unary(handler.unary_unary, reader)
+            kind = grpc.stream_unary_rpc_method_handler
+        # Without a deserializer, gRPC hands out bytes.
+        return kind(self._guarded(rpc, answer), None, handler.response_serializer)
+
+    def _guarded(self, rpc: str, answer: _Answer) -> Any:
+        rules, observe = self._rules, self._observe
+
+        async def guarded(requests: object, context: Context) -> Any:
+            began = time.monotonic()
+            call = Call(rpc, context)
+            current_call.set(call)
+            code = grpc.StatusCode.CANCELLED
+            try:
+                call.key = await rules.authenticate(call)
+                with rules.places.take(call.peer if call.key is None else call.key.key_id):
+                    response = await answer(call)
+                code = grpc.StatusCode.OK
+                return response
+            except asyncio.CancelledError:
+                raise
+            except grpc.aio.AbortError:
+                code = context.code()
+                raise
+            except Exception as error:  # every error is answered with the status made of it
+                refused = from_exception(error)
+                code = refused.code
+                await _abort(context, refused)
+            finally:
+                observe(call, code, time.monotonic() - began)
+
+        return guarded
+
+    def _unary(self, handle: Callable[[Any, Context], Awaitable[Any]], reader: MessageReader) -> _Answer:
+        async def answer(call: Call) -> Any:
+            return await handle(await reader.one(call.context), call.context)
+
+        return answer
+
+    def _streaming(self, handler: Handler, reader: MessageReader) -> _Answer:
+        times = self._rules.times
+        handle = handler.stream_stream or handler.unary_stream
+
+        async def answer(call: Call) -> None:
+            context = call.context
+            asked = reader.all(context, times) if handler.request_streaming else await reader.one(context)
+            answers = handle(asked, context)
+            if asyncio.iscoroutine(answers):
+                await answers  # it writes to the context itself
+            else:
+                async for response in answers:
+                    await context.write(response)
+
+        return answer
+
+
+class UnknownRpcs(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # cannot be subscripted at run time
+    """Answers RPCs that no service has. Registered last."""
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler:
+        """A handler that refuses the call, without reading it."""
+        return grpc.stream_stream_rpc_method_handler(_unknown_rpc)
+
+
+async def _unknown_rpc(requests: object, context: Context) -> None:
+    await _abort(
+        context,
+        CallError(
+            grpc.StatusCode.UNIMPLEMENTED,
+            Reason.RPC_UNKNOWN,
+            "this service has no such RPC; its reflection lists those it has",
+        ),
+    )
+
+
+async def _abort(context: Context, refused: CallError) -> None:
+    status, extra = to_status(refused)
+    trailing = (*(status.trailing_metadata or ()), *extra)
+    await cast(Any, context).abort(status.code, status.details, trailing)

@@ -29,11 +29,13 @@ MAX_REQUEST_BYTES = 256 * 1024
 """How large a request may be that holds no events."""
 
 _KEYLESS_PLACES = 200
-"""How many calls of health, reflection and channelz may be under way at once."""
+"""How many calls without a key (health, reflection, channelz) may be under way at once, and how many streams."""
 _KEYLESS_TIMES = StreamTimes(idle_seconds=30, age_seconds=300)
 """Of reflection. A watch of health reads one message and then lasts as long as its client wants."""
 
 _OPTIONS = [
+    # Far above the services' own limits, so that they refuse a message that is too large, with a reason.
+    ("grpc.max_receive_message_length", 32 * 1024 * 1024),
     ("grpc.max_send_message_length", -1),
     ("grpc.enable_channelz", 1),
     # A dead host is noticed on idle connections too, by the server and by clients that ping.
@@ -75,16 +77,14 @@ def build_server(settings: Settings, service: Service) -> tuple[grpc.aio.Server,
             *_OPTIONS,
             # Off by default: two servers started at one address by mistake would each get a part of its calls.
             ("grpc.so_reuseport", int(settings.shared_port)),
-            # A message over the service's own limit is refused with a reason. One that is larger than this is not even
-            # read: gRPC refuses it.
-            ("grpc.max_receive_message_length", max(2 * service.limits.max_bytes, 1024 * 1024)),
         ],
     )
     times = StreamTimes(settings.stream_idle_seconds, settings.stream_age_seconds)
-    rules = Rules(Places(settings.max_calls), service.limits, times, service.authenticate)
+    places = Places(settings.max_calls)
+    rules = Rules(places, places, service.limits, times, service.authenticate)
     service.register(cast(grpc.aio.Server, Boundary(server, rules)))
     # Places of their own: whether a process lives must be told while a flood fills the others.
-    keyless = Rules(Places(_KEYLESS_PLACES), MessageLimits(MAX_REQUEST_BYTES), _KEYLESS_TIMES)
+    keyless = Rules(Places(_KEYLESS_PLACES), Places(_KEYLESS_PLACES), MessageLimits(MAX_REQUEST_BYTES), _KEYLESS_TIMES)
     guarded = cast(Any, Boundary(server, keyless))
     health_servicer = cast(Any, health).aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, guarded)

@@ -37,6 +37,9 @@ class Rules:
     """What a service asks of its calls."""
 
     places: Places
+    """Of unary calls."""
+    stream_places: Places
+    """Of streams; may be the same."""
     limits: MessageLimits
     times: StreamTimes
     authenticate: Authenticate = _no_key
@@ -64,17 +67,18 @@ class Boundary:
         self._server.add_registered_method_handlers(service, wrapped)  # type: ignore[attr-defined]  # stubs lack it
 
     def _wrapped(self, rpc: str, handler: Handler) -> Handler:
-        reader = MessageReader(handler.request_deserializer, self._rules.limits)
+        rules = self._rules
+        reader = MessageReader(handler.request_deserializer, rules.limits)
         if handler.response_streaming:
-            answer = self._streaming(handler, reader)
+            guarded = self._guarded(rpc, self._streaming(handler, reader), rules.stream_places)
             kind = grpc.stream_stream_rpc_method_handler
         else:
-            answer = self._unary(handler.unary_unary, reader)
+            guarded = self._guarded(rpc, self._unary(handler.unary_unary, reader), rules.places)
             kind = grpc.stream_unary_rpc_method_handler
         # Without a deserializer, gRPC hands out bytes.
-        return kind(self._guarded(rpc, answer), None, handler.response_serializer)
+        return kind(guarded, None, handler.response_serializer)
 
-    def _guarded(self, rpc: str, answer: _Answer) -> Any:
+    def _guarded(self, rpc: str, answer: _Answer, places: Places) -> Any:
         rules, observe = self._rules, self._observe
 
         async def guarded(requests: object, context: Context) -> Any:
@@ -84,7 +88,7 @@ class Boundary:
             code = grpc.StatusCode.CANCELLED
             try:
                 call.key = await rules.authenticate(call)
-                with rules.places.take(call.peer if call.key is None else call.key.key_id):
+                with places.take(call.peer if call.key is None else call.key.key_id):
                     response = await answer(call)
                 code = grpc.StatusCode.OK
                 return response

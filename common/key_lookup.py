@@ -23,7 +23,6 @@ WHERE k.key_sha256 = ANY(%s)
 _MAX_BATCH = 500
 _MAX_WAITING = 2_000
 """How many keys that were never valid may wait to be looked up."""
-_TIMEOUT_SECONDS = 8.0
 
 _Waiting = dict[bytes, asyncio.Future[Key | None]]
 
@@ -35,8 +34,10 @@ class KeyLookup:
     so that a flood of keys that never were cannot delay them by more than the statement under way.
     """
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, timeout_seconds: float = 8.0) -> None:
+        """`timeout_seconds`: how long a caller waits for the database."""
         self._db = db
+        self._timeout_seconds = timeout_seconds
         self._connection: psycopg.Connection[Any] | None = None
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="keys")
         self._waiting: tuple[_Waiting, _Waiting] = ({}, {})
@@ -62,7 +63,7 @@ class KeyLookup:
             self._task = asyncio.create_task(self._look_up_all())
         try:
             # Shielded, because other calls may wait for the same key.
-            return await asyncio.wait_for(asyncio.shield(future), _TIMEOUT_SECONDS)
+            return await asyncio.wait_for(asyncio.shield(future), self._timeout_seconds)
         except TimeoutError:
             raise database_unavailable() from None
 

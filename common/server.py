@@ -16,7 +16,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from common.calls.boundary import Authenticate, Boundary, Rules, UnknownRpcs
-from common.calls.messages import MessageLimits, StreamTimes
+from common.calls.messages import MessageLimits, MessageTimes
 from common.calls.places import Places
 from common.db import Database
 from common.readiness import Readiness
@@ -30,7 +30,7 @@ MAX_REQUEST_BYTES = 256 * 1024
 
 _KEYLESS_PLACES = 200
 """How many calls without a key (health, reflection, channelz) may be under way at once, and how many streams."""
-_KEYLESS_TIMES = StreamTimes(idle_seconds=30, age_seconds=300)
+_KEYLESS_TIMES = MessageTimes(first_seconds=10, idle_seconds=30, age_seconds=300)
 """Of reflection. A watch of health reads one message and then lasts as long as its client wants."""
 
 _OPTIONS = [
@@ -79,7 +79,7 @@ def build_server(settings: Settings, service: Service) -> tuple[grpc.aio.Server,
             ("grpc.so_reuseport", int(settings.shared_port)),
         ],
     )
-    times = StreamTimes(settings.stream_idle_seconds, settings.stream_age_seconds)
+    times = MessageTimes(settings.first_message_seconds, settings.stream_idle_seconds, settings.stream_age_seconds)
     places = Places(settings.max_calls)
     rules = Rules(places, places, service.limits, times, service.authenticate)
     service.register(cast(grpc.aio.Server, Boundary(server, rules)))

@@ -51,8 +51,11 @@ class Settings(BaseSettings):
     """How many calls a process has under way at most, open streams included. A key may have as many as are free, so
     at most half."""
 
+    first_message_seconds: float = Field(default=30.0, gt=0)
+    """How long a call may be open before its first message has come."""
+
     stream_idle_seconds: float = Field(default=600.0, gt=0)
-    """How long a stream may be open without a message of its client."""
+    """How long a stream may then be open without a message of its client."""
 
     stream_age_seconds: float = Field(default=3_600.0, gt=0)
     """How long a stream may be open in all."""

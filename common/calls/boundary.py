@@ -14,7 +14,7 @@ from typing import Any, cast
 import grpc
 
 from common.calls.call import Call, Context, current_call
-from common.calls.messages import MessageLimits, MessageReader, StreamTimes
+from common.calls.messages import MessageLimits, MessageReader, MessageTimes
 from common.calls.places import Places
 from common.errors import CallError, Reason, from_exception, to_status
 from common.keys import Key
@@ -41,7 +41,7 @@ class Rules:
     stream_places: Places
     """Of streams; may be the same."""
     limits: MessageLimits
-    times: StreamTimes
+    times: MessageTimes
     authenticate: Authenticate = _no_key
 
 
@@ -68,7 +68,7 @@ class Boundary:
 
     def _wrapped(self, rpc: str, handler: Handler) -> Handler:
         rules = self._rules
-        reader = MessageReader(handler.request_deserializer, rules.limits)
+        reader = MessageReader(handler.request_deserializer, rules.limits, rules.times)
         if handler.response_streaming:
             guarded = self._guarded(rpc, self._streaming(handler, reader), rules.stream_places)
             kind = grpc.stream_stream_rpc_method_handler
@@ -88,8 +88,12 @@ class Boundary:
             code = grpc.StatusCode.CANCELLED
             try:
                 call.key = await rules.authenticate(call)
-                with places.take(call.peer if call.key is None else call.key.key_id):
+                owner = call.peer if call.key is None else call.key.key_id
+                places.take(owner)
+                try:
                     response = await answer(call)
+                finally:
+                    places.give_back(owner)
                 code = grpc.StatusCode.OK
                 return response
             except asyncio.CancelledError:
@@ -113,12 +117,11 @@ class Boundary:
         return answer
 
     def _streaming(self, handler: Handler, reader: MessageReader) -> _Answer:
-        times = self._rules.times
         handle = handler.stream_stream or handler.unary_stream
 
         async def answer(call: Call) -> None:
             context = call.context
-            asked = reader.all(context, times) if handler.request_streaming else await reader.one(context)
+            asked = reader.all(context) if handler.request_streaming else await reader.one(context)
             answers = handle(asked, context)
             if asyncio.iscoroutine(answers):
                 await answers  # it writes to the context itself

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import grpc
@@ -11,11 +12,10 @@ from google.protobuf.message import DecodeError
 from common.calls.call import Context
 from common.errors import CallError, Reason, invalid
 
-FIRST_SECONDS = 30.0
-"""How long a call may take to send its first message."""
-
-
 _EOF = grpc.aio.EOF  # type: ignore[attr-defined]  # stubs lack it
+
+
+_TICK_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -30,38 +30,41 @@ class MessageLimits:
 
 
 @dataclass(frozen=True)
-class StreamTimes:
-    """How long a stream may last, in s."""
+class MessageTimes:
+    """How long a call may wait for messages, in s."""
 
+    first_seconds: float
+    """For the first."""
     idle_seconds: float
-    """Between two messages of the client."""
+    """A stream: for each other."""
     age_seconds: float
-    """In all."""
+    """A stream: in all."""
 
 
 class MessageReader:
     """Reads and parses the messages of one RPC."""
 
-    def __init__(self, parse: Callable[[bytes], Any], limits: MessageLimits) -> None:
+    def __init__(self, parse: Callable[[bytes], Any], limits: MessageLimits, times: MessageTimes) -> None:
         self._parse = parse
         self._limits = limits
+        self._times = times
+        self._in_time = _InTime(times.first_seconds)
 
     async def one(self, context: Context) -> Any:
         """The message of a unary call. Raises CallError if it comes late, is missing, too large or malformed."""
         try:
-            async with asyncio.timeout(FIRST_SECONDS):
-                data = await context.read()
+            data = await self._in_time.read(context)
         except TimeoutError:
-            raise _late("the message did not come", FIRST_SECONDS) from None
+            raise _late("the message did not come", self._times.first_seconds) from None
         if data is _EOF:
             raise _malformed()
         return self._checked(data)
 
-    async def all(self, context: Context, times: StreamTimes) -> AsyncIterator[Any]:
+    async def all(self, context: Context) -> AsyncIterator[Any]:
         """The messages of a stream, until the client ends it. Raises CallError as `one`, and after its times."""
-        clock = asyncio.get_running_loop().time
+        times, clock = self._times, asyncio.get_running_loop().time
         ends_at = clock() + times.age_seconds
-        wait = min(FIRST_SECONDS, times.idle_seconds)
+        wait = times.first_seconds
         while True:
             try:
                 async with asyncio.timeout_at(min(clock() + wait, ends_at)):
@@ -81,6 +84,44 @@ class MessageReader:
             return self._parse(data)
         except DecodeError:
             raise _malformed() from None
+
+
+class _InTime:
+    """Reads that must end within a time. One timer looks after all: a timer for each would cost as much as a small
+    call's parsing and authentication."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._ends: dict[asyncio.Task[Any], float] = {}
+        self._ticking = False
+
+    async def read(self, context: Context) -> Any:
+        """What the context reads. Raises TimeoutError after the time, or up to a second later."""
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        self._ends[task] = loop.time() + self._seconds
+        if not self._ticking:
+            self._ticking = True
+            loop.call_later(_TICK_SECONDS, self._tick, loop)
+        try:
+            return await context.read()
+        except asyncio.CancelledError:
+            # It was cancelled by the client, unless the timer has taken it out.
+            if task in self._ends or task.uncancel() > 0:
+                raise
+            raise TimeoutError from None
+        finally:
+            self._ends.pop(task, None)
+
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        now = loop.time()
+        # In the order in which they began, so the first that has time ends the search.
+        for task, _ in list(takewhile(lambda item: item[1] <= now, self._ends.items())):
+            del self._ends[task]
+            task.cancel()
+        self._ticking = bool(self._ends)
+        if self._ticking:
+            loop.call_later(_TICK_SECONDS, self._tick, loop)
 
 
 def _too_large(size: int, limits: MessageLimits) -> CallError:
@@ -107,7 +148,7 @@ def _late(what: str, seconds: float) -> CallError:
     )
 
 
-def _expired(times: StreamTimes) -> CallError:
+def _expired(times: MessageTimes) -> CallError:
     return CallError(
         grpc.StatusCode.UNAVAILABLE,
         Reason.STREAM_EXPIRED,

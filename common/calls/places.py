@@ -1,7 +1,6 @@
 """How many calls may be under way at once, and how many of them one key or one peer may hold."""
 
-from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Hashable
 
 import grpc
 
@@ -21,22 +20,22 @@ class Places:
         self._free = number
         self._held: dict[Hashable, int] = {}
 
-    @contextmanager
-    def take(self, owner: Hashable) -> Iterator[None]:
-        """A place, until the block ends. Raises CallError (RESOURCE_EXHAUSTED) if the owner may hold no other."""
+    def take(self, owner: Hashable) -> None:
+        """Takes a place. Raises CallError (RESOURCE_EXHAUSTED) if the owner may hold no other."""
         held = self._held.get(owner, 0)
         if held >= self._free:
             raise too_many_calls(f"{held} calls of yours are under way, more are not taken now")
         self._held[owner] = held + 1
         self._free -= 1
-        try:
-            yield
-        finally:
-            self._free += 1
-            if self._held[owner] == 1:
-                del self._held[owner]
-            else:
-                self._held[owner] -= 1
+
+    def give_back(self, owner: Hashable) -> None:
+        """Gives back a place that was taken."""
+        self._free += 1
+        held = self._held[owner] - 1
+        if held:
+            self._held[owner] = held
+        else:
+            del self._held[owner]
 
 
 def too_many_calls(message: str) -> CallError:

@@ -43,8 +43,9 @@ def refusal_of(call: Callable[..., object], *arguments: object, **options: objec
     assert re.fullmatch("[A-Z]+(_[A-Z]+)*", info.reason)
     assert status.message == error.details() != ""
     assert not re.search(r"Traceback|SELECT|psycopg|\bf[wra]_", status.message)
-    # Of bytes that are no message, no field can be named.
-    assert bool(fields) != (info.reason == "MESSAGE_MALFORMED") or error.code() is not grpc.StatusCode.INVALID_ARGUMENT
+    # Of bytes that were not parsed, no field can be named.
+    unparsed = info.reason in ("MESSAGE_MALFORMED", "MESSAGE_TOO_LARGE")
+    assert fields or unparsed or error.code() is not grpc.StatusCode.INVALID_ARGUMENT
     return Refusal(error.code(), info.reason, fields)
 
 

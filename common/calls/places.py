@@ -6,8 +6,6 @@ import grpc
 
 from common.errors import CallError, Reason
 
-_RETRY_MS = 1_000
-
 
 class Places:
     """A number of places in one event loop. An owner may hold as many as are free.
@@ -44,5 +42,5 @@ def too_many_calls(message: str) -> CallError:
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         Reason.TOO_MANY_CALLS,
         f"{message}; send it again after the delay",
-        retry_after_ms=_RETRY_MS,
+        retry_after_ms=1_000,
     )

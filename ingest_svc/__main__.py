@@ -1,5 +1,7 @@
 """`python -m ingest_svc`: one ingest process, configured by FOOTFALL_* variables."""
 
+import time
+
 from footfall.ingest.v1 import ingest_pb2_grpc
 
 from common.clock import system_clock
@@ -9,6 +11,7 @@ from common.server import serve
 from common.settings import Settings
 from common.workers import run
 from ingest_svc.group_commit import DatabaseCommit, GroupCommit
+from ingest_svc.rate_limit import RateLimits
 from ingest_svc.servicer import SERVICE, IngestServicer
 
 PORT = 50051
@@ -22,8 +25,9 @@ async def main(settings: Settings) -> None:
     db = Database(settings.database_url, application="footfall ingest", pool_size=settings.pool_size)
     keys = KeyRing(db, system_clock)
     commits = [DatabaseCommit(db, system_clock) for _ in range(_TRANSACTIONS)]
-    group_commit = GroupCommit(commits, settings.ingest_queue_events)
-    servicer = IngestServicer(keys, group_commit, system_clock, settings.max_batch_events)
+    group_commit = GroupCommit(commits, settings.ingest_queue_events, settings.ingest_queue_bytes)
+    limits = RateLimits(time.monotonic_ns)
+    servicer = IngestServicer(keys, group_commit, limits, system_clock, settings.max_batch_events)
 
     async def stop() -> None:
         await group_commit.close()

@@ -14,12 +14,16 @@ from common.sites import ACTIVE, Site
 from ingest_svc.event_rows import to_rows
 from ingest_svc.group_commit import GroupCommit, shutting_down
 from ingest_svc.judge import IngestRequest, check_batch
+from ingest_svc.rate_limit import RateLimits
 from ingest_svc.store_events import Incoming
 
 SERVICE = "footfall.ingest.v1.IngestService"
 
 _READ_AHEAD = 8
 """How many requests of one stream may wait for their commit at once."""
+
+_LOOK_AGAIN_SECONDS = 1.0
+"""How long a stream over its site's rate waits until it looks at the rate again."""
 
 _HOW_TO_AUTHENTICATE = "a site's write key in the metadata x-write-key"
 
@@ -30,9 +34,17 @@ Answers = asyncio.Queue[asyncio.Task[ingest_pb2.IngestStreamResponse] | None]
 class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
     """Stores batches of events; see protos/footfall/ingest/v1/ingest.proto."""
 
-    def __init__(self, keys: KeyRing, group_commit: GroupCommit, clock: Clock, max_batch_events: int) -> None:
+    def __init__(
+        self,
+        keys: KeyRing,
+        group_commit: GroupCommit,
+        rate_limits: RateLimits,
+        clock: Clock,
+        max_batch_events: int,
+    ) -> None:
         self._keys = keys
         self._group_commit = group_commit
+        self._rate_limits = rate_limits
         self._clock = clock
         self._max_batch_events = max_batch_events
         self._readers: set[asyncio.Task[None]] = set()
@@ -47,8 +59,16 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
     async def IngestBatch(
         self, request: ingest_pb2.IngestBatchRequest, context: Context
     ) -> ingest_pb2.IngestBatchResponse:
-        call, errors = self._prepare(request, await self._authenticate(context))
-        accepted = await self._group_commit.enqueue(call) if call.rows else 0
+        site = await self._authenticate(context)
+        check_batch(request, self._max_batch_events)
+        self._rate_limits.check(site, len(request.events))
+        call, errors = self._prepare(request, site)
+        try:
+            done = self._group_commit.enqueue(call) if call.rows else None
+        except CallError:
+            self._rate_limits.give_back(site, len(request.events))
+            raise
+        accepted = await done if done else 0
         return ingest_pb2.IngestBatchResponse(
             accepted=accepted, duplicate=len(call.rows) - accepted, rejected=len(errors), errors=errors
         )
@@ -88,16 +108,27 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         try:
             while await ahead.acquire() and (request := await anext(requests, None)) is not None:
                 site = await self._authenticate(context)
-                # A stream is not refused but slowed down: it is read on when there is room.
-                await self._group_commit.wait_for_room(len(request.events))
+                check_batch(request, self._max_batch_events)
+                # A stream is not refused but slowed down: it is read on when its site may send and there is room.
+                site = await self._keep_to_rate(site, len(request.events), context)
                 call, errors = self._prepare(request, site)
-                accepted = self._group_commit.enqueue(call) if call.rows else None
+                accepted = await self._group_commit.enqueue_when_there_is_room(call) if call.rows else None
                 answers.put_nowait(asyncio.create_task(_answer(call, accepted, errors)))
         finally:
             answers.put_nowait(None)
 
+    async def _keep_to_rate(self, site: Site, events: int, context: Context) -> Site:
+        """Waits until the site's rate admits the events. Returns the site as it is then."""
+        if not site.max_events_per_second:
+            return site
+        async with self._rate_limits.turn(site):
+            while wait := self._rate_limits.delay(site, events):
+                # Key and site are looked at once a second, because either may change meanwhile, the rate included.
+                await asyncio.sleep(min(wait / 1e9, _LOOK_AGAIN_SECONDS))
+                site = await self._authenticate(context)
+        return site
+
     def _prepare(self, request: IngestRequest, site: Site) -> tuple[Incoming, list[ingest_pb2.EventError]]:
-        check_batch(request, self._max_batch_events)
         now = self._clock()
         rows, errors = to_rows(request, site, now)
         return Incoming(site, rows, now), errors

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tests.support.suite import Suite
 
 QUEUE = 10
+"""How many events a site may have waiting while no other has any: half of what the process holds."""
 FULL = Pushback(grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", 500)
 
 # Whether a commit of ingest waits for the lock that the test holds.
@@ -32,10 +33,10 @@ WHERE datname = current_database() AND application_name = 'footfall ingest' AND 
 
 @pytest.fixture(scope="module")
 def narrow(suite: "Suite") -> Iterator[Any]:
-    """An ingest process with room for 10 events, beside those of the suite."""
+    """An ingest process with room for 10 events of one site, beside those of the suite."""
     environment = {
         "FOOTFALL_DATABASE_URL": suite.database_url,
-        "FOOTFALL_INGEST_QUEUE_EVENTS": str(QUEUE),
+        "FOOTFALL_INGEST_QUEUE_EVENTS": str(2 * QUEUE),
     }
     with (
         running_service("ingest", suite.data_dir, environment) as service,
@@ -94,8 +95,8 @@ def is_taken(narrow: Any, request: ingest_pb2.IngestBatchRequest, site: Footfall
 
 def test_a_batch_larger_than_the_queue_is_taken_when_nothing_else_waits(suite: "Suite", narrow: Any) -> None:
     site = FootfallSite(suite, "large")
-    events = made_up(32, visitors=5, events=QUEUE + 1)
-    assert narrow.IngestBatch(batch_of(events), metadata=site.as_sender).accepted == QUEUE + 1
+    events = made_up(32, visitors=5, events=2 * QUEUE + 1)
+    assert narrow.IngestBatch(batch_of(events), metadata=site.as_sender).accepted == 2 * QUEUE + 1
 
 
 def test_a_full_queue_slows_streams_down_and_refuses_them_nothing(suite: "Suite", narrow: Any) -> None:
@@ -113,7 +114,7 @@ def test_a_full_queue_slows_streams_down_and_refuses_them_nothing(suite: "Suite"
         with nothing_commits(suite) as watcher:
             streams = [pool.submit(stream, batches[part::2]) for part in range(2)]
             eventually(lambda: watcher.execute(_HELD).fetchone() is not None)
-            assert pushback_of(narrow.IngestBatch, batch_of(events[:5]), metadata=site.as_sender) == FULL
+            assert pushback_of(narrow.IngestBatch, batch_of(events[:9]), metadata=site.as_sender) == FULL
             assert not any(one.done() for one in streams)
         assert [one.result() for one in streams] == [[6] * 5, [6] * 5]
     site.aggregate()

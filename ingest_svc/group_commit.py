@@ -150,8 +150,10 @@ class GroupCommit:
         if self._queues.has_room(waiting) and not self._queues.has_streams(call.site.site_id):
             self._put(waiting)
             return waiting.done
+        let_in: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queues.wait_for_room(waiting, let_in)
         try:
-            await self._queues.wait_for_room(waiting)
+            await let_in
         except asyncio.CancelledError:
             self._queues.forget_gone_streams(call.site.site_id)
             # It may be in the queue already. Then it is stored, and nobody waits for the outcome.

@@ -6,7 +6,6 @@ of a site is full at `full_at`, and each event puts that off by a second / rate.
 
 import asyncio
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
 import grpc
@@ -36,6 +35,10 @@ class RateLimits:
         self._now = nanoseconds
         self._buckets: dict[int, _Bucket] = {}
         self._sweep_at = _SWEPT_AT_LEAST
+
+    def __len__(self) -> int:
+        """How many buckets are kept."""
+        return len(self._buckets)
 
     def delay(self, site: Site, events: int) -> int:
         """Takes the events out of the site's bucket and returns 0, or takes nothing and returns in how many ns the
@@ -73,7 +76,7 @@ class RateLimits:
         if bucket is not None:
             bucket.full_at -= -(-events * _SECOND // bucket.rate)
 
-    def turn(self, site: Site) -> AbstractAsyncContextManager[None]:
+    def turn(self, site: Site) -> asyncio.Lock:
         """Held by the one stream of the site that waits until its events may be taken; the others wait for it."""
         return self._bucket(site, self._now()).turn
 

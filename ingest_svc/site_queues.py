@@ -3,7 +3,7 @@
 How much a site may hold follows Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory packet
 switches" (1998): as much as is free in all. So one site that floods the process gets half of it, two get a third
 each, and there is always room for another site. Whose turn it is follows the scheduler of FlowQueue-CoDel (RFC 8290,
-4.2): deficit round robin by events, in which a site that had nothing waiting comes before those that had.
+4.2): deficit round robin by events, in which the first few of a site that had nothing waiting come before all others.
 """
 
 import asyncio
@@ -15,6 +15,10 @@ from ingest_svc.store_events import Incoming
 
 QUANTUM = 500
 """How many events a site may store in its turn while others wait."""
+
+FIRST_QUANTUM = 50
+"""How many it may store before the others when it had nothing waiting. So the single events of 100 sites are in the
+next group of 5,000; a site that begins with more has it stored in its turn."""
 
 
 _ROW_BYTES = 250
@@ -56,7 +60,7 @@ class _Queue:
     """Events that wait or are being committed."""
     size: int = 0
     """The same in bytes."""
-    credit: int = QUANTUM
+    credit: int = FIRST_QUANTUM
     """How many events it may still store in its turn; below 0 = more than that were stored."""
     turns: "deque[_Queue] | None" = None
     """The list in which it waits for its turn."""
@@ -84,6 +88,10 @@ class SiteQueues:
         self.apart_events = 0
         """Events of sites that are stored apart that wait."""
 
+    def __len__(self) -> int:
+        """How many sites have a queue."""
+        return len(self._queues)
+
     def has_room(self, waiting: Waiting) -> bool:
         """Whether the call may be put into its site's queue. An empty process has room for a call of any size."""
         if not self.events:
@@ -105,7 +113,7 @@ class SiteQueues:
         self.events += events
         self.size += waiting.size
         if queue.turns is None:
-            queue.credit = QUANTUM
+            queue.credit = FIRST_QUANTUM
             self._list(queue, self._new)
         if queue.turns is self._apart:
             self.apart_events += events
@@ -127,7 +135,7 @@ class SiteQueues:
                     self._list(queue, self._old)
                 else:
                     self._drop_idle(queue)
-            elif queue.credit <= 0:
+            elif queue.credit < (queue.calls[0].events if turns is self._new else 1):
                 queue.credit += QUANTUM
                 self._unlist(queue)
                 self._list(queue, self._old)
@@ -154,6 +162,7 @@ class SiteQueues:
                 continue
             self.waiting_events += waiting.events
             self._unlist(queue)
+            queue.credit = QUANTUM
             queue.turns = self._new
             self._new.appendleft(queue)
 
@@ -208,13 +217,11 @@ class SiteQueues:
         """Whether a stream of the site waits for room."""
         return site_id in self._crowded
 
-    def wait_for_room(self, waiting: Waiting) -> "asyncio.Future[None]":
-        """Makes a stream's call wait, after those of its site that do. The future is done once it is in the queue."""
+    def wait_for_room(self, waiting: Waiting, let_in: "asyncio.Future[None]") -> None:
+        """Makes a stream's call wait, after those of its site that do. `let_in` is done once it is in the queue."""
         queue = self._queue_of(waiting)
-        let_in: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         queue.streams.append((waiting, let_in))
         self._crowded[queue.site_id] = queue
-        return let_in
 
     def let_streams_in(self) -> None:
         """Puts the calls of streams for which there is room now into their queues."""

@@ -17,9 +17,11 @@ from ingest_svc.event_rows import Row
 
 # Reserves the keys that are new or expired and returns the others, which are duplicates. The keys are sorted, so that
 # two transactions with common keys lock them in the same order and cannot deadlock. The time is a parameter because a
-# database distributed by site refuses now() here.
+# database distributed by site refuses now() here. It waits at most 100 ms for a lock: only dedupe keys are locked by
+# others, by a transaction of another process, which takes milliseconds unless the process is frozen, or by a deletion.
+# The bound is set here because a statement of its own takes longer.
 _RESERVE_DEDUPE_KEYS = """
-WITH sent AS (SELECT key FROM unnest(%(keys)s) AS key),
+WITH sent AS (SELECT key FROM unnest(%(keys)s) AS key, set_config('lock_timeout', '100ms', true)),
 reserved AS (
     INSERT INTO ingest_dedupes AS d (site_id, dedupe_key, expires_at)
     SELECT %(site_id)s, key, %(expires_at)s FROM sent ORDER BY key
@@ -42,10 +44,6 @@ FROM unnest(%(partitions)s::smallint[], %(batch_ids)s::bigint[], %(last_ords)s::
   AS batch (partition, batch_id, last_ord)
 WHERE EXISTS (SELECT FROM sites WHERE site_id = %(site_id)s AND status <> {DELETING})
 """
-
-# Bounds each wait for a lock, until the transaction ends. Only dedupe keys are locked by others: by a transaction of
-# another process, which takes milliseconds unless the process is frozen, or by a deletion.
-_BOUND_WAITS = "SET LOCAL lock_timeout = '100ms'"
 
 # Reserves a block of batch numbers. The increment of the sequence is the size of the block.
 _RESERVE_BATCH_NUMBERS = "SELECT nextval('batch_numbers')"
@@ -145,7 +143,6 @@ def _reserve_all_keys(
         # A pipeline waits for the database once and not for each site. After each wait the thread would also wait for
         # the interpreter's lock.
         with connection.pipeline():
-            connection.execute(_BOUND_WAITS)
             for site_id in sorted(by_site):
                 duplicates[site_id] = connection.cursor(binary=True, row_factory=tuple_row)
                 _reserve_keys(duplicates[site_id], by_site[site_id], now)

@@ -268,6 +268,8 @@ class GroupCommit:
         self._queues.put_back(group)
         for site_id in apart:
             self._queues.set_apart(site_id)
+            # The others have waited for it, so it is their turn.
+            self._apart_was_last = True
 
     def _answer(self, group: list[Waiting], outcomes: Sequence[int | Exception] | Exception) -> None:
         """Answers the calls and lets calls of streams into the room that they leave."""

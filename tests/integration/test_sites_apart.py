@@ -211,3 +211,19 @@ def test_of_several_locked_sites_each_is_found(stage: Stage) -> None:
             assert await futures[0] == 1
 
     stage.run(act)
+
+
+def test_the_site_that_is_locked_is_stored_apart_and_the_other_comes_next(stage: Stage) -> None:
+    """Also where the other's keys were reserved before the wait."""
+    assert stage.sites[LOUD].site_id < stage.sites[QUIET].site_id
+
+    async def act(group_commit: GroupCommit) -> None:
+        held = stage.call(QUIET, "held")
+        with stage.held_key(held) as holder:
+            free, locked = await in_one_group(stage, group_commit, stage.call(LOUD, "free"), held)
+            assert await free == 1
+            holder.rollback()
+        assert await locked == 1
+
+    stage.run(act, threads=1)
+    assert stage.groups[1:3] == [[LOUD, QUIET], [LOUD]]

@@ -67,8 +67,12 @@ class Settings(BaseSettings):
     max_batch_events: int = Field(default=500, ge=1, le=10_000)
     """How many events an ingest batch may hold."""
 
-    ingest_queue_events: int = Field(default=20_000, ge=1)
-    """How many events wait in an ingest process at most. Then it refuses batches and slows streams down."""
+    ingest_queue_events: int = Field(default=40_000, ge=1)
+    """How many events wait in an ingest process at most. A site may hold as many as are free: half, if it is alone.
+    Over its share its batches are refused and its streams slowed down."""
+
+    ingest_queue_bytes: int = Field(default=64 * 1024 * 1024, ge=1)
+    """The same in bytes of memory."""
 
     aggregate: bool = True
     """Whether the admin process aggregates by itself, without an RPC."""

@@ -1,5 +1,7 @@
 """`python -m ingest_svc`: one ingest process, configured by FOOTFALL_* variables."""
 
+import time
+
 from footfall.ingest.v1 import ingest_pb2_grpc
 
 from common.calls.messages import MessageLimits
@@ -11,6 +13,7 @@ from common.settings import Settings
 from common.workers import run
 from ingest_svc.batch_size import MAX_MESSAGE_BYTES, BatchSize
 from ingest_svc.group_commit import DatabaseCommit, GroupCommit
+from ingest_svc.rate_limit import RateLimits
 from ingest_svc.servicer import SERVICE, IngestServicer, Senders
 
 PORT = 50051
@@ -24,9 +27,9 @@ async def main(settings: Settings) -> None:
     db = Database(settings.database_url, application="footfall ingest", pool_size=settings.pool_size)
     keys = KeyRing(db, system_clock)
     commits = [DatabaseCommit(db, system_clock) for _ in range(_TRANSACTIONS)]
-    group_commit = GroupCommit(commits, settings.ingest_queue_events)
+    group_commit = GroupCommit(commits, settings.ingest_queue_events, settings.ingest_queue_bytes)
     senders = Senders(keys)
-    servicer = IngestServicer(senders, group_commit, system_clock)
+    servicer = IngestServicer(senders, group_commit, RateLimits(time.monotonic_ns), system_clock)
 
     async def stop() -> None:
         await group_commit.close()

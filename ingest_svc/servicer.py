@@ -16,12 +16,16 @@ from common.sites import ACTIVE, Site
 from ingest_svc.event_rows import to_rows
 from ingest_svc.group_commit import GroupCommit, shutting_down
 from ingest_svc.judge import IngestRequest, check_defaults
+from ingest_svc.rate_limit import RateLimits
 from ingest_svc.store_events import Incoming
 
 SERVICE = "footfall.ingest.v1.IngestService"
 
 _READ_AHEAD = 8
 """How many requests of one stream may wait for their commit at once."""
+
+_LOOK_AGAIN_SECONDS = 1.0
+"""How long a stream over its site's rate waits until it looks at the rate again."""
 
 _HOW_TO_AUTHENTICATE = "a site's write key in the metadata x-write-key"
 
@@ -56,9 +60,10 @@ class Senders:
 class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
     """Stores batches of events; see protos/footfall/ingest/v1/ingest.proto."""
 
-    def __init__(self, senders: Senders, group_commit: GroupCommit, clock: Clock) -> None:
+    def __init__(self, senders: Senders, group_commit: GroupCommit, rate_limits: RateLimits, clock: Clock) -> None:
         self._senders = senders
         self._group_commit = group_commit
+        self._rate_limits = rate_limits
         self._clock = clock
         self._readers: set[asyncio.Task[None]] = set()
         self._draining = False
@@ -72,8 +77,16 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
     async def IngestBatch(
         self, request: ingest_pb2.IngestBatchRequest, context: Context
     ) -> ingest_pb2.IngestBatchResponse:
-        call, errors = self._prepare(request, _site(caller()))
-        accepted = await self._group_commit.enqueue(call) if call.rows else 0
+        site = _site(caller())
+        check_defaults(request)
+        self._rate_limits.check(site, len(request.events))
+        call, errors = self._prepare(request, site)
+        try:
+            done = self._group_commit.enqueue(call) if call.rows else None
+        except CallError:
+            self._rate_limits.give_back(site, len(request.events))
+            raise
+        accepted = await done if done else 0
         return ingest_pb2.IngestBatchResponse(
             accepted=accepted, duplicate=len(call.rows) - accepted, rejected=len(errors), errors=errors
         )
@@ -112,17 +125,31 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         try:
             while await ahead.acquire() and (request := await anext(requests, None)) is not None:
                 # Again for each request, because a key may end while its stream is open.
-                site = _site(await self._senders.authenticate(current_call.get()))
-                # A stream is not refused but slowed down: it is read on when there is room.
-                await self._group_commit.wait_for_room(len(request.events))
+                site = await self._site_now()
+                check_defaults(request)
+                # A stream is not refused but slowed down: it is read on when its site may send and there is room.
+                site = await self._keep_to_rate(site, len(request.events))
                 call, errors = self._prepare(request, site)
-                accepted = self._group_commit.enqueue(call) if call.rows else None
+                accepted = await self._group_commit.enqueue_when_there_is_room(call) if call.rows else None
                 answers.put_nowait(asyncio.create_task(_answer(call, accepted, errors)))
         finally:
             answers.put_nowait(None)
 
+    async def _keep_to_rate(self, site: Site, events: int) -> Site:
+        """Waits until the site's rate admits the events. Returns the site as it is then."""
+        if not site.max_events_per_second:
+            return site
+        async with self._rate_limits.turn(site):
+            while wait := self._rate_limits.delay(site, events):
+                # Key and site are looked at once a second, because either may change meanwhile, the rate included.
+                await asyncio.sleep(min(wait / 1e9, _LOOK_AGAIN_SECONDS))
+                site = await self._site_now()
+        return site
+
+    async def _site_now(self) -> Site:
+        return _site(await self._senders.authenticate(current_call.get()))
+
     def _prepare(self, request: IngestRequest, site: Site) -> tuple[Incoming, list[ingest_pb2.EventError]]:
-        check_defaults(request)
         now = self._clock()
         rows, errors = to_rows(request, site, now)
         return Incoming(site, rows, now), errors

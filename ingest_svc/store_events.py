@@ -1,6 +1,7 @@
 """The transaction of ingest: reserves dedupe keys, stores events and queues them for aggregation."""
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -8,7 +9,7 @@ from uuid import UUID
 import psycopg
 from psycopg.rows import tuple_row
 
-from common.errors import site_closed
+from common.errors import CallError, site_closed
 from common.event_columns import EVENT_COLUMNS
 from common.sites import DELETING, Site
 from ingest_svc.copy_format import UuidArray, copy_data, copy_lines
@@ -16,9 +17,11 @@ from ingest_svc.event_rows import Row
 
 # Reserves the keys that are new or expired and returns the others, which are duplicates. The keys are sorted, so that
 # two transactions with common keys lock them in the same order and cannot deadlock. The time is a parameter because a
-# database distributed by site refuses now() here.
+# database distributed by site refuses now() here. It waits at most 100 ms for a lock: only dedupe keys are locked by
+# others, by a transaction of another process, which takes milliseconds unless the process is frozen, or by a deletion.
+# The bound is set here because a statement of its own takes longer.
 _RESERVE_DEDUPE_KEYS = """
-WITH sent AS (SELECT key FROM unnest(%(keys)s) AS key),
+WITH sent AS (SELECT key FROM unnest(%(keys)s) AS key, set_config('lock_timeout', '100ms', true)),
 reserved AS (
     INSERT INTO ingest_dedupes AS d (site_id, dedupe_key, expires_at)
     SELECT %(site_id)s, key, %(expires_at)s FROM sent ORDER BY key
@@ -56,6 +59,15 @@ class Incoming:
     received_at: datetime
 
 
+@dataclass
+class SiteFault(Exception):  # noqa: N818  # says whose fault it is; `error` is the error
+    """The part of one site made the transaction fail. `error` is a CallError if the site takes no events, or a
+    LockNotAvailable if another transaction holds its dedupe keys."""
+
+    site_id: int
+    error: CallError | psycopg.errors.LockNotAvailable
+
+
 class BatchNumbers:
     """Numbers for batches, reserved in the database in blocks. Numbers left when the process ends are never used."""
 
@@ -79,16 +91,13 @@ def store_events(
 ) -> list[int]:
     """Stores the calls' events in the caller's transaction. Returns how many events of each call were accepted.
 
-    Of several events with one key the first is accepted; the others are duplicates. Raises CallError if the site of a
-    call is being deleted.
+    Of several events with one key the first is accepted; the others are duplicates. Raises SiteFault if the site of a
+    call is being deleted or others hold its keys for longer than 100 ms: then the transaction holds up the other sites.
     """
     by_site: defaultdict[int, list[tuple[int, Incoming]]] = defaultdict(list)
     for position, call in enumerate(calls):
         by_site[call.site.site_id].append((position, call))
-    # A pipeline waits for the database once and not for each site. After each wait the thread would also wait for the
-    # interpreter's lock.
-    with connection.pipeline():
-        duplicates = {site_id: _reserve_keys(connection, by_site[site_id], now) for site_id in sorted(by_site)}
+    duplicates = _reserve_all_keys(connection, by_site, now)
     accepted = [0] * len(calls)
     lines: list[bytes] = []
     for site_id, site_calls in by_site.items():
@@ -118,20 +127,36 @@ def store_events(
             },
         )
         if not queued.rowcount:
-            raise site_closed(site_calls[0][1].site.slug)
+            raise SiteFault(site_id, site_closed(site_calls[0][1].site.slug))
     if lines:
         with connection.cursor() as cursor, cursor.copy(_COPY_EVENTS) as copy:
             copy.write(copy_data(lines))
     return accepted
 
 
-def _reserve_keys(
-    connection: psycopg.Connection[object], calls: list[tuple[int, Incoming]], now: datetime
-) -> psycopg.Cursor[tuple[UUID]]:
-    """Reserves every key of one site's calls. The rows are the keys that were reserved before and have not expired."""
+def _reserve_all_keys(
+    connection: psycopg.Connection[object], by_site: Mapping[int, list[tuple[int, Incoming]]], now: datetime
+) -> dict[int, psycopg.Cursor[tuple[UUID]]]:
+    """Reserves the keys of every site. The rows are the keys that were reserved before and have not expired."""
+    duplicates: dict[int, psycopg.Cursor[tuple[UUID]]] = {}
+    try:
+        # A pipeline waits for the database once and not for each site. After each wait the thread would also wait for
+        # the interpreter's lock.
+        with connection.pipeline():
+            for site_id in sorted(by_site):
+                duplicates[site_id] = connection.cursor(binary=True, row_factory=tuple_row)
+                _reserve_keys(duplicates[site_id], by_site[site_id], now)
+    except psycopg.errors.LockNotAvailable as error:
+        # Results come in order, and the first without one is that of the statement that failed.
+        raise SiteFault(next(one for one, rows in duplicates.items() if rows.pgresult is None), error) from error
+    return duplicates
+
+
+def _reserve_keys(cursor: psycopg.Cursor[tuple[UUID]], calls: list[tuple[int, Incoming]], now: datetime) -> None:
+    """Reserves every key of one site's calls."""
     site = calls[-1][1].site
     keys = {row.dedupe_key for _, call in calls for row in call.rows if row.dedupe_key is not None}
-    return connection.cursor(binary=True, row_factory=tuple_row).execute(
+    cursor.execute(
         _RESERVE_DEDUPE_KEYS,
         {
             "keys": UuidArray(list(keys)),

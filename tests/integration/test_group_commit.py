@@ -26,6 +26,7 @@ from tests.support.site_rows import make_site
 from tests.support.suite import database_on
 
 Answer = TypeVar("Answer")
+MANY_BYTES = 2**30
 
 
 @dataclass
@@ -73,13 +74,13 @@ class Gate:
     def behind_the_gate(
         self,
         act: Callable[[GroupCommit], Awaitable[Answer]],
-        max_queue_events: int = 10_000,
+        max_queue_events: int = 20_000,
         beside: Sequence[Commit] = (),
     ) -> Answer:
         """Runs `act` while the first call, "first", is held at the gate; the commits `beside` have none."""
 
         async def run() -> Answer:
-            group_commit = GroupCommit([self.commit, *beside], max_queue_events)
+            group_commit = GroupCommit([self.commit, *beside], max_queue_events, MANY_BYTES)
             first = group_commit.enqueue(self.call("first"))
             await asyncio.to_thread(self.entered.wait, 30)
             answer = await act(group_commit)

@@ -15,6 +15,8 @@ from common.errors import Reason
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("common", "ingest_svc", "query_svc", "admin_svc")
+COMPUTED = -1
+"""A delay that is computed where the error is made; the page says "computed"."""
 REJECTED, REFUSED, AGAIN = "Rejected events", "Refused calls", "Try again"
 
 # Parameters by position, as the functions and classes of these names declare them.
@@ -62,7 +64,9 @@ def _raised_by(call: ast.Call, name: str) -> Raised:
     if name == "Rejection":
         return Raised(reason, None, False, None)
     code = ast.unparse(given["code"]).removeprefix("grpc.StatusCode.") if "code" in given else "INVALID_ARGUMENT"
-    delay = ast.literal_eval(given["retry_after_ms"]) if "retry_after_ms" in given else None
+    sent = given.get("retry_after_ms")
+    delay = None if sent is None else sent.value if isinstance(sent, ast.Constant) else COMPUTED
+    assert delay is None or isinstance(delay, int)
     return Raised(reason, code, "field" in given, delay)
 
 
@@ -122,6 +126,7 @@ def test_a_delay_is_listed_exactly_where_a_refusal_carries_one() -> None:
     delays = {one.reason: one.retry_after_ms for one in RAISED if one.retry_after_ms is not None}
     told = {told.reason: told.cells["delay"] for told in PAGE if told.section == AGAIN}
     assert {reason: delay for reason, delay in told.items() if delay != "–"} == {
-        reason: f"{milliseconds / 1000:g} s" for reason, milliseconds in delays.items()
+        reason: "computed" if milliseconds == COMPUTED else f"{milliseconds / 1000:g} s"
+        for reason, milliseconds in delays.items()
     }
     assert {one.retry_after_ms for one in RAISED if one.reason in delays} == set(delays.values())

@@ -15,7 +15,8 @@ from common.errors import Reason
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("common", "ingest_svc", "query_svc", "admin_svc")
-COMPUTED = "computed"
+COMPUTED = -1
+"""A delay that is computed where the error is made; the page says "computed"."""
 REJECTED, REFUSED, AGAIN = "Rejected events", "Refused calls", "Try again"
 
 # Parameters by position, as the functions and classes of these names declare them.
@@ -33,8 +34,7 @@ class Raised(NamedTuple):
     code: str | None
     """None for a rejected event."""
     names_field: bool
-    retry_after_ms: int | str | None
-    """COMPUTED where it depends on the call."""
+    retry_after_ms: int | None
 
 
 class Told(NamedTuple):
@@ -64,9 +64,10 @@ def _raised_by(call: ast.Call, name: str) -> Raised:
     if name == "Rejection":
         return Raised(reason, None, False, None)
     code = ast.unparse(given["code"]).removeprefix("grpc.StatusCode.") if "code" in given else "INVALID_ARGUMENT"
-    delay = given.get("retry_after_ms")
-    fixed = delay.value if isinstance(delay, ast.Constant) else None if delay is None else COMPUTED
-    return Raised(reason, code, "field" in given, fixed)
+    sent = given.get("retry_after_ms")
+    delay = None if sent is None else sent.value if isinstance(sent, ast.Constant) else COMPUTED
+    assert delay is None or isinstance(delay, int)
+    return Raised(reason, code, "field" in given, delay)
 
 
 def page() -> Iterator[Told]:
@@ -121,11 +122,11 @@ def test_invalid_argument_names_a_field_unless_the_page_says_that_it_does_not() 
 
 
 def test_a_delay_is_listed_exactly_where_a_refusal_carries_one() -> None:
-    """Only under what may be tried again; a reason has one delay, or one that the page describes."""
+    """Only under what may be tried again; a reason has one delay."""
     delays = {one.reason: one.retry_after_ms for one in RAISED if one.retry_after_ms is not None}
     told = {told.reason: told.cells["delay"] for told in PAGE if told.section == AGAIN}
-    assert {reason for reason, delay in told.items() if delay != "–"} == set(delays)
-    for reason, delay in delays.items():
-        described = not re.fullmatch(r"[\d.]+ s", told[reason])
-        assert described if isinstance(delay, str) else told[reason] == f"{delay / 1000:g} s"
+    assert {reason: delay for reason, delay in told.items() if delay != "–"} == {
+        reason: "computed" if milliseconds == COMPUTED else f"{milliseconds / 1000:g} s"
+        for reason, milliseconds in delays.items()
+    }
     assert {one.retry_after_ms for one in RAISED if one.reason in delays} == set(delays.values())

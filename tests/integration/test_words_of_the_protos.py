@@ -45,6 +45,16 @@ def test_an_integer_beyond_2_to_the_53_is_the_double_next_to_it_and_a_33rd_prope
     assert listed[3] == {"kept": 2**53 - 1, "moved": 2**53, "text": str(2**53 + 1)}
 
 
+def test_a_nul_character_in_what_is_not_kept_of_an_event_does_not_reject_it(suite: Suite) -> None:
+    """Behind the cut of a text, or in a property that is dropped."""
+    site = FootfallSite(suite, "words")
+    dropped = {**{f"{number:02}": number for number in range(32)}, "32": "\0", "33\0": 1}
+    kept, gone = event(path="a\0"), event(path="a" * 2_000 + "\0", properties=dropped)
+    answer = site.send(batch(kept, gone))
+    assert [(error.index, error.reason) for error in answer.errors] == [(0, "TEXT_HAS_NUL")]
+    assert answer.accepted == 1
+
+
 def test_touches_hold_the_source_and_sessions_do_not(suite: Suite) -> None:
     site = FootfallSite(suite, "words")
     context = event_pb2.Context(source="web", device="mobile")
@@ -74,8 +84,8 @@ def test_an_identify_without_a_user_unlinks_and_its_properties_replace_the_trait
     assert told == [("u", {"plan": "pro"}), ("", {"seats": 2}), ("w", {})]
 
 
-def test_bounds_and_times_are_cut_to_the_microsecond_so_that_no_event_changes_sides(suite: Suite) -> None:
-    """A stored time is rounded down, a bound up: an event sent with a time before the bound is before it."""
+def test_times_are_cut_to_the_microsecond_and_bounds_rounded_up_to_it(suite: Suite) -> None:
+    """The same stored times lie in the range; the range that was answered shows the bound as it was rounded."""
     site = FootfallSite(suite, "words")
     site.send(batch(event(occurred_at=Timestamp(seconds=TEN // SECOND, nanos=1_999))))
     site.aggregate()

@@ -232,8 +232,8 @@ def test_an_event_without_title_referrer_user_and_context_has_the_hash_that_olde
     assert key.hex() == "2abb61aaa8faa461fcc0899df92cae23"
 
 
-def test_the_order_of_properties_is_no_part_of_the_content() -> None:
-    turned = {"properties": {"y": "2", "x": 1}}
+def test_the_order_of_properties_and_white_space_around_the_name_are_no_part_of_the_content() -> None:
+    turned = {"properties": {"y": "2", "x": 1}, "name": " n\t"}
     assert row_of(**(CONTENT | turned)).dedupe_key == row_of(**CONTENT).dedupe_key
 
 

@@ -24,7 +24,8 @@ TOUCH = (
 )
 """The fields of a first or last touch that are compared."""
 
-# The aggregated events of the site, and each event's keys by dimension.
+# The aggregated events of the site, and each event's keys by dimension. Of events at one instant the one with the
+# smaller event_id is the earlier: the stored UUID, which is a hash where the sender's id is no UUID.
 _EVENTS = """
 CREATE TEMPORARY TABLE recount_events ON COMMIT DROP AS
 SELECT e.occurred_at AS at, e.event_id, e.visitor_id, coalesce(e.session_id, '') AS stream, e.type = 1 AS pageview,

@@ -83,12 +83,15 @@ class Checks:
     def _buckets(self, interval: query_pb2.Interval.ValueType, starts: list[datetime], span: Span) -> Check:
         ends = [*starts[1:], span[1]]
         whole = [not self._erased.touch(*bucket) for bucket in zip(starts, ends, strict=True)]
+        compared = frozenset(compress(starts, whole))
         request = query_pb2.GetTimeseriesRequest(site=self._site, range=time_range(*span), interval=interval)
         return Check(
             f"{query_pb2.Interval.Name(interval)} of {_shown(span)}",
             lambda recount: [*compress(map(self._counted, recount.per_bucket(starts, span[1])), whole)],
             lambda query: [
-                *compress((self._answered(one.metrics) for one in query.GetTimeseries(request).buckets), whole)
+                self._answered(one.metrics)
+                for one in query.GetTimeseries(request).buckets
+                if one.start_time.ToDatetime(UTC) in compared
             ],
         )
 

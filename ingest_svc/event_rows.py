@@ -20,7 +20,7 @@ from common.event_columns import CONTEXT_COLUMNS
 from common.sites import Site
 from common.timestamps import EPOCH, duration_micros
 from ingest_svc.copy_format import NULL, event_start, json_field, text_field
-from ingest_svc.event_ids import hashed_content, hashed_id, uuid_bytes
+from ingest_svc.event_ids import context_content, hashed_content, hashed_id, uuid_bytes
 from ingest_svc.judge import IngestRequest, Rejection, TimeBounds, cut_text, judge, kept_properties, without_nul
 
 # Paths, titles and contexts repeat, so their encoded forms are cached: only those of short ones, a few MB in all.
@@ -71,7 +71,7 @@ class _Encoder:
         self._visitor_id, self._session_id, self._user_id = defaults.visitor_id, defaults.session_id, defaults.user_id
         self._who = b"".join(map(text_field, (self._visitor_id, self._session_id, self._user_id)))
         self._default_context = defaults.context.SerializeToString()
-        self._context = self._own_context(event_pb2.Context())
+        self._context = self._own_context(b"")
         self._bounds = TimeBounds.of(site, now)
         self._now = duration_micros(now - EPOCH)
         self._partitions = site.rollup_shard_count
@@ -89,6 +89,8 @@ class _Encoder:
             )
         else:
             who = self._who
+        path, title, referrer = event.path, event.title, event.referrer
+        context = event.context.SerializeToString() if event.HasField("context") else b""
         id_text = NULL
         dedupe_key: bytes | None
         if sent_id:
@@ -98,10 +100,14 @@ class _Encoder:
                 id_text = _own_text("event_id", sent_id)
             event_id = dedupe_key = hashed_id(sent_id) if found is None else found
         elif occurred_at is not None:
-            event_id = dedupe_key = self._content_hash(event, visitor, session, name)
+            when = event.occurred_at
+            event_id = dedupe_key = hashed_content(
+                (visitor or self._visitor_id, session or self._session_id, when.seconds, when.nanos, kind, name, path),
+                (title, referrer, user or self._user_id, self._context_content(context)),
+                event.properties.SerializeToString(deterministic=True) if event.HasField("properties") else b"",
+            )
         else:
             event_id, dedupe_key = uuid.uuid4().bytes, None
-        path, title, referrer = event.path, event.title, event.referrer
         fields = b"".join(
             (
                 # Events without a time get times a µs apart, so that the events of a batch keep their order.
@@ -112,7 +118,7 @@ class _Encoder:
                 _common(path) or _common_text("path", path),
                 _common(title) or _common_text("title", title),
                 _common(referrer) or _common_text("referrer", referrer),
-                self._own_context(event.context) if event.HasField("context") else self._context,
+                self._own_context(context) if context else self._context,
                 self._properties(event.properties) if event.HasField("properties") else NULL,
             )
         )
@@ -121,16 +127,14 @@ class _Encoder:
     def _partition_of(self, visitor: str) -> int:
         return zlib.crc32(visitor.encode()) % self._partitions if self._partitions > 1 else 0
 
-    def _content_hash(self, event: ingest_pb2.Event, visitor: str, session: str, name: str) -> bytes:
-        who = (visitor or self._visitor_id, session or self._session_id)
-        when = event.occurred_at
-        parts = (*who, when.seconds, when.nanos, event.type, name, event.path)
-        return hashed_content(parts, event.properties.SerializeToString(deterministic=True))
-
-    def _own_context(self, context: event_pb2.Context) -> bytes:
-        own = context.SerializeToString()
+    def _own_context(self, own: bytes) -> bytes:
         both = len(own) + len(self._default_context)
         return (_common_context if both <= _LONGEST_COMMON_CONTEXT else _context_fields)(own, self._default_context)
+
+    def _context_content(self, own: bytes) -> str:
+        both = len(own) + len(self._default_context)
+        content_of = _common_context_content if both <= _LONGEST_COMMON_CONTEXT else context_content
+        return content_of(own, self._default_context) if both else ""
 
     def _properties(self, properties: Struct) -> bytes:
         # Properties whose values come from short lists repeat and are found in the cache. Those with an id or a price
@@ -169,3 +173,4 @@ def _property_field(sent: bytes, allowed: frozenset[str], denied: frozenset[str]
 
 _common_properties = lru_cache(maxsize=4096)(_property_field)
 _common_context = lru_cache(maxsize=2048)(_context_fields)
+_common_context_content = lru_cache(maxsize=2048)(context_content)

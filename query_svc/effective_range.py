@@ -3,16 +3,18 @@
 A bound inside an hour needs the raw events around it. A bound inside a day needs hour rows or raw events. Any other
 bound needs day rows, hour rows or raw events. If they are gone, the bound moves outward to the next whole hour or day.
 So the answer is of more than was asked, and not of less. Inner bounds of a timeseries move back, and buckets that
-become one are returned as one. Only the part before every floor is left out. No bound may lie inside an incomplete hour
-(one that a visitor was erased from), because its raw events hold less than its rollups. The answer says what range it
-is of.
+become one are returned as one. Only the part before every floor is left out. The answer says what range it is of.
+
+The raw events of an incomplete hour (one that a visitor was erased from) hold less than its rollups. So no bound may
+lie inside one. Where hour rows are gone, no bound may lie inside a day either if the range holds an incomplete hour of
+that day: the hours around the bound would be read from raw events, but the day row holds all.
 """
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from common.intervals import ceil_day, ceil_hour, floor_day, floor_hour
+from common.intervals import HOUR, ceil_day, ceil_hour, floor_day, floor_hour
 from common.sites import Site
 from query_svc.range_plan import NOTHING_GONE, Floors
 
@@ -48,20 +50,39 @@ def effective_range(
     starts: Sequence[datetime], end: datetime, floors: Floors, incomplete: Collection[datetime] = ()
 ) -> EffectiveRange:
     """The buckets as far as they can be answered. The range must not be empty and `starts` must ascend. `incomplete`
-    are incomplete hours, at least those with a bound inside."""
+    are incomplete hours: at least those with a bound inside, and those of the range before the floor of hour rows."""
     bounds = [*starts, end]
     if starts[0] >= max(floors) and not incomplete:
         return EffectiveRange([*starts], end, True)
     bottom = min(floors)
+    whole = _days_to_read_whole(starts[0], end, floors, incomplete)
     moved: list[datetime] = []
     for number, bound in enumerate(bounds):
         # What lies before every floor is left out first, so that no bound has to move because of it.
         before = moved[-1] if moved else None
-        moved.append(_moved(max(bound, bottom), before, floors, incomplete, last=number == len(starts)))
+        last = number == len(starts)
+        within = _moved(max(bound, bottom), before, floors, incomplete, last=last)
+        moved.append(_out_of(within, whole, last=last))
     kept = sorted(set(moved))
     if len(kept) == 1:
         return EffectiveRange([end], end, False)
     return EffectiveRange(kept[:-1], kept[-1], kept == bounds)
+
+
+def _days_to_read_whole(
+    start: datetime, end: datetime, floors: Floors, incomplete: Collection[datetime]
+) -> frozenset[datetime]:
+    """The days that have an incomplete hour in the range without an hour row, and a day row."""
+    lost = (hour for hour in incomplete if start < hour + HOUR and hour < min(end, floors.hours))
+    return frozenset(day for hour in lost if (day := floor_day(hour)) >= floors.days)
+
+
+def _out_of(bound: datetime, days: Collection[datetime], *, last: bool) -> datetime:
+    """The bound, moved out of these days."""
+    day = floor_day(bound)
+    if bound == day or day not in days:
+        return bound
+    return ceil_day(bound) if last else day
 
 
 def _moved(

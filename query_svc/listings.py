@@ -20,7 +20,9 @@ _EVENT_COLUMNS = ", ".join(
     if column not in ("site_id", "event_id_text")
 )
 
-# A page of events after the cursor, which is the last row of the page before.
+# A page of events after the cursor, which is the last row of the page before. Batch numbers do not tell who came first,
+# because every committing thread takes them from a block of its own. But an event's batch and position never change, so
+# the order stays, and a page holds no row of the pages before.
 _EVENTS = f"""
 SELECT {_EVENT_COLUMNS}
 FROM events e

@@ -40,7 +40,8 @@ class Event(NamedTuple):
 
 
 class Session(NamedTuple):
-    """A session as it is stored. Of events at one instant, the one with the smaller event_id is earlier."""
+    """A session as it is stored. Of events at one instant, the one with the smaller event_id is earlier: the stored
+    UUID, not the id's text as it was sent."""
 
     visitor_no: int
     session_id: str

@@ -1,6 +1,5 @@
 """Reports over hours of which a visitor was erased: whole hours are right, parts of them are not exact and say so."""
 
-from datetime import UTC, datetime
 from typing import Any
 
 import grpc
@@ -9,14 +8,16 @@ import pytest
 from footfall.admin.v1 import admin_pb2
 from footfall.query.v1 import query_pb2
 
-from tests.oracle.raw_events import HOUR, MINUTE
+from tests.oracle.raw_events import DAY, HOUR, MINUTE
 from tests.support.commands import footfall
 from tests.support.erasing import TEN, erase, erase_all, overview, told
-from tests.support.footfall_site import FootfallSite
+from tests.support.footfall_site import FootfallSite, time_range
 from tests.support.refusals import batch, event, refusal_of
+from tests.support.retention import clean_up
 from tests.support.site_rows import rows_of, site_id_of
 from tests.support.suite import Suite
-from tests.support.traffic import batch_of, made_up
+from tests.support.traffic import START, batch_of, made_up
+from tests.support.upkeep import compact, instant
 
 
 @pytest.fixture
@@ -70,10 +71,8 @@ def test_buckets_that_begin_inside_erased_hours_move_back(morning: FootfallSite)
     assert sum(bucket.metrics.events for bucket in answer.buckets) == 30
 
 
-def test_what_only_raw_events_tell_says_that_some_are_gone(
-    morning: FootfallSite, database: psycopg.Connection[Any]
-) -> None:
-    """The values of properties; and whole hours whose rows have been cleaned up."""
+def test_property_values_say_that_some_are_gone(morning: FootfallSite) -> None:
+    """Only raw events tell them, so no range is widened."""
     request = query_pb2.GetPropertyBreakdownRequest(site=morning.slug, event_name="pageview", property_key="plan")
     for start, exact in ((TEN, False), (TEN + HOUR, True), (TEN + 2 * HOUR - 1, True)):
         request.range.start_time.FromMicroseconds(start)
@@ -82,19 +81,44 @@ def test_what_only_raw_events_tell_says_that_some_are_gone(
         assert answer.metadata.exact is exact
         assert [row.value.string_value for row in answer.rows] in (["stays"], [])
 
-    site_id = site_id_of(database, morning)
-    gone_until = datetime(2024, 2, 28, 12, tzinfo=UTC)
-    database.execute("UPDATE sites SET hours_from = %s WHERE site_id = %s", (gone_until, site_id))
-    database.execute(
-        "DELETE FROM rollup_shards WHERE site_id = %s AND interval = 1 AND bucket_start < %s", (site_id, gone_until)
+
+def test_where_hour_rows_are_gone_a_bound_moves_to_the_day_of_an_erased_hour(
+    morning: FootfallSite, database: psycopg.Connection[Any]
+) -> None:
+    """The day row holds what the raw events lack. A range without an erased hour stays; so does one whose day has no
+    row any more, and says that it is not exact."""
+    noon = TEN + 2 * HOUR
+    compact(morning)
+    clean_up(database, site_id_of(database, morning), None, instant(noon))
+    day = (START, START + DAY, False)
+    whole_hours = (
+        (TEN, TEN + HOUR, day, 30),
+        (START, TEN + HOUR, day, 30),
+        (TEN + HOUR, TEN + 2 * HOUR, None, 6),
+        (TEN + HOUR, TEN + 3 * HOUR, None, 18),
+        (START, START + DAY, None, 30),
+        (START - DAY, TEN + 3 * HOUR, (START - DAY, START + DAY, False), 30),
+        (TEN, START + 3 * DAY, (START, START + 3 * DAY, False), 30),
     )
-    for start, end, exact, events in (
-        (TEN, TEN + HOUR, False, 6),
-        (TEN + HOUR, TEN + 2 * HOUR, True, 6),
-        (TEN + HOUR, TEN + 3 * HOUR, True, 18),
-    ):
-        whole = overview(morning, start, end)
-        assert (told(whole.metadata), whole.metrics.events) == ((start, end, exact), events)
+    for start, end, expected, events in (*whole_hours, (TEN + 1, TEN + 2, day, 30)):
+        answer = overview(morning, start, end)
+        assert (told(answer.metadata), answer.metrics.events) == (expected or (start, end, True), events)
+        assert answer.metrics.visitors == (1 if events == 6 else 2)
+    request = query_pb2.GetTimeseriesRequest(site=morning.slug, interval=query_pb2.INTERVAL_HOUR)
+    request.range.MergeFrom(time_range(START, START + 2 * DAY))
+    series = morning.query.GetTimeseries(request, metadata=morning.as_admin)
+    # The range is the one asked for, and yet not every bucket is.
+    assert told(series.metadata) == (START, START + 2 * DAY, False)
+    assert [bucket.start_time.ToMicroseconds() for bucket in series.buckets] == [
+        START + hour * HOUR for hour in (0, *range(24, 48))
+    ]
+    assert series.buckets[0].metrics.events == 30
+
+    clean_up(database, site_id_of(database, morning), None, instant(noon), instant(START + DAY))
+    for start, end, expected, _ in whole_hours:
+        if expected:
+            answer = overview(morning, start, end)
+            assert (told(answer.metadata), answer.metrics.events) == ((start, end, False), 6 if end <= noon else 24)
 
 
 def test_a_rebuild_aggregates_what_is_left_and_every_part_of_an_hour_can_be_told_again(
@@ -116,7 +140,8 @@ def test_a_rebuild_aggregates_what_is_left_and_every_part_of_an_hour_can_be_told
 
 
 def test_a_verified_site_stays_verified(suite: Suite, database: psycopg.Connection[Any]) -> None:
-    """Erased hours are left out, and the command says so; a wrong number in another hour is still found."""
+    """Erased hours are left out, and the command says so; a wrong number in another hour is still found. So are days
+    with an erased hour whose hour rows have been cleaned up: there the hours of a timeseries are one bucket."""
     site = FootfallSite(suite, "erase")
     events = made_up(6, visitors=8, events=300)
     site.send(batch_of(events))
@@ -125,6 +150,10 @@ def test_a_verified_site_stays_verified(suite: Suite, database: psycopg.Connecti
     code, output = footfall(suite, "verify", "--site", site.slug)
     assert code == 0, output
     assert "hours of which visitors were erased" in output
+    compact(site)
+    clean_up(database, site_id_of(database, site), None, instant(max(one.occurred_at for one in events) // DAY * DAY))
+    code, output = footfall(suite, "verify", "--site", site.slug)
+    assert code == 0, output
     damage = """
         UPDATE rollup_shards r SET events = events + 1 WHERE ctid = ANY(ARRAY(
             SELECT ctid FROM rollup_shards WHERE site_id = %(site_id)s AND interval = 1 AND dimension = 0

@@ -58,7 +58,7 @@ class RawEvent:
 
     @property
     def order(self) -> tuple[int, bytes]:
-        """Where the event stands among all others: by time, of one instant by its id."""
+        """Where the event stands among all others: by time, of one instant by what its id becomes."""
         return self.occurred_at, stored_id(self.event_id).bytes
 
 

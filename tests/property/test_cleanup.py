@@ -15,9 +15,10 @@ from tests.property import examples
 from tests.property.driver import PlayedSite, play
 from tests.property.streams import Stream, histories, limits, spans, streams, whole
 from tests.support.cuts import Scissors, cut_everywhere
+from tests.support.erasing import erase_all
 from tests.support.footfall_site import metrics_of, time_range
 from tests.support.hands import Hands
-from tests.support.upkeep import cleanup_chunk, counts_of, everything, instant, keep_all
+from tests.support.upkeep import FOR_EVER, cleanup_chunk, counts_of, everything, instant, keep_all
 
 retentions = st.sampled_from((1, 2, 3, 10))
 Span = tuple[int, int]
@@ -115,6 +116,27 @@ def test_reports_over_what_remains_do_not_change_and_others_say_what_they_are_of
     assert left == [event for event in events if event in left]
     assert {event.event_id for event in events if event.occurred_at >= cut} <= {event.event_id for event in left}
     assert sum(event.occurred_at < cut for event in left) <= len(pending)
+
+
+@given(data=st.data(), stream=streams(most=14))
+@examples(0.06)
+def test_reports_over_days_without_hour_rows_still_count_an_erased_visitor(
+    hands: Hands, data: st.DataObject, stream: Stream
+) -> None:
+    """Every report is the recount, with the erased events, of the range that it says it is of: a bound inside a day
+    moves where the day's raw events lack any that the range asks for."""
+    [site] = play(hands, [stream], data.draw(histories([stream], asks=0), label="history"))
+    site.drain()
+    site.compact_all()
+    keep_all(site.site, FOR_EVER, 1, None)
+    turn = data.draw(st.sampled_from([event.occurred_at for event in stream.events]), label="turn")
+    while cleanup_chunk(site.site, turn + data.draw(st.sampled_from((1, 2)), label="days") * DAY).has_more:
+        pass
+    visitors = sorted({event.visitor_id for event in stream.events})
+    for visitor in data.draw(st.lists(st.sampled_from(visitors), unique=True, max_size=2), label="erased"):
+        erase_all(site.site, visitor_id=visitor)
+    for span in (whole(stream), *(data.draw(spans(stream), label="span") for _ in range(6))):
+        check_span(site, span)
 
 
 @given(data=st.data(), stream=streams(most=7))

@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ from common.sites import find_site
 from ingest_svc.event_rows import to_rows
 from ingest_svc.group_commit import DatabaseCommit
 from ingest_svc.store_events import Incoming
-from tests.oracle.raw_events import HOUR, MINUTE, RawEvent, stored_id
+from tests.oracle.raw_events import HOUR, MINUTE, TOUCH_FIELDS, RawEvent, stored_id
 from tests.property import examples
 from tests.property.driver import PlayedSite
 from tests.property.requests import duration, request_of
@@ -25,17 +26,21 @@ START = datetime(2024, 5, 1, tzinfo=UTC)
 
 
 def key_of(event: RawEvent) -> str:
-    """What makes two events one: the id, or without one what happened to whom, when and where."""
+    """What makes two events one: the id, or without one all that the event says."""
     if event.event_id:
         return str(stored_id(event.event_id))
-    parts = (event.visitor_id, event.session_id, event.occurred_at, event.type, event.name.strip(), event.path)
-    return json.dumps([*parts, dict(event.properties)], sort_keys=True)
+    return json.dumps(asdict(replace(event, name=event.name.strip())), sort_keys=True)
 
 
 @st.composite
 def resendings(draw: st.DrawFn, stream: Stream) -> list[tuple[int, list[list[RawEvent]]]]:
-    """Groups of calls, each at so many microseconds after the one before, of events some of which have no id."""
+    """Groups of calls, each at so many microseconds after the one before, of events some of which have no id. Of those
+    some differ in one field alone."""
     events = [replace(event, event_id="") if draw(st.booleans()) else event for event in stream.events]
+    for event in [event for event in events if not event.event_id]:
+        name = draw(st.sampled_from(("name", "user_id", "path", "title", *TOUCH_FIELDS)))
+        changed: dict[str, Any] = {name: f"{getattr(event, name)}!"}
+        events.append(replace(event, **changed))
     calls = st.lists(st.lists(st.sampled_from(events), min_size=1, max_size=5), min_size=1, max_size=3)
     pauses = st.sampled_from((0, MINUTE, RETENTION - 1, RETENTION, RETENTION + 1, RETENTION // 2))
     return draw(st.lists(st.tuples(pauses, calls), min_size=1, max_size=6))

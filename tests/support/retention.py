@@ -1,6 +1,6 @@
 """A site some of whose old data has gone, as a cleanup leaves it; and what is left to answer from."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -16,7 +16,7 @@ _ORIGIN = datetime(1970, 1, 1, tzinfo=UTC)
 _DELETED = """
 DELETE FROM events WHERE site_id = %(site_id)s AND occurred_at < %(raw_from)s;
 DELETE FROM sessions s USING sites w WHERE w.site_id = %(site_id)s AND s.site_id = %(site_id)s
-  AND s.ended_at < %(raw_from)s - w.session_timeout_us * interval '1 microsecond';
+  AND s.ended_at < %(raw_from)s::timestamptz - w.session_timeout_us * interval '1 microsecond';
 DELETE FROM rollup_shards WHERE site_id = %(site_id)s AND interval = 1 AND bucket_start < %(hours_from)s;
 DELETE FROM rollup_shards WHERE site_id = %(site_id)s AND interval = 2 AND bucket_start < %(days_from)s;
 UPDATE sites SET raw_from = %(raw_from)s, hours_from = %(hours_from)s, days_from = %(days_from)s
@@ -37,12 +37,13 @@ def clean_up(
         connection.execute(statement, parameters)
 
 
-def readable(start: datetime, end: datetime, floors: Floors) -> bool:
-    """Whether what is left tells of [start, end): hour by hour, from raw events, an hour row or a day row."""
+def readable(start: datetime, end: datetime, floors: Floors, incomplete: Collection[datetime] = ()) -> bool:
+    """Whether what is left tells of [start, end): hour by hour, from raw events (not those of an incomplete hour), an
+    hour row or a day row."""
     hour = start - (start - _ORIGIN) % HOUR
     while hour < end:
         first, last, day = max(start, hour), min(end, hour + HOUR), hour - (hour - _ORIGIN) % DAY
-        by_raw = first >= floors.raw
+        by_raw = first >= floors.raw and hour not in incomplete
         by_hour = last - first == HOUR and hour >= floors.hours
         by_day = start <= day and day + DAY <= end and day >= floors.days
         if not (by_raw or by_hour or by_day):
@@ -51,6 +52,6 @@ def readable(start: datetime, end: datetime, floors: Floors) -> bool:
     return True
 
 
-def all_readable(cuts: Sequence[datetime], floors: Floors) -> bool:
+def all_readable(cuts: Sequence[datetime], floors: Floors, incomplete: Collection[datetime] = ()) -> bool:
     """Whether what is left tells of every bucket between two cuts."""
-    return all(readable(start, end, floors) for start, end in pairwise(cuts))
+    return all(readable(start, end, floors, incomplete) for start, end in pairwise(cuts))

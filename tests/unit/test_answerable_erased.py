@@ -10,7 +10,7 @@ from query_svc.effective_range import effective_range
 from query_svc.range_plan import NOTHING_GONE, plan_range
 
 ORIGIN = datetime(2024, 2, 28, tzinfo=UTC)
-HOUR = timedelta(hours=1)
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 
 instants = st.builds(
     lambda minutes, micros: ORIGIN + timedelta(minutes=minutes, microseconds=micros),
@@ -44,3 +44,20 @@ def test_bounds_in_other_hours_stay(bounds: list[datetime], erased: frozenset[da
     *starts, end = bounds
     found = effective_range(starts, end, NOTHING_GONE, erased)
     assert {bound for bound in bounds if floor_hour(bound) not in erased} <= {*found.starts, found.end}
+
+
+@given(cuts, hours, st.integers(-1, 12).map(lambda hour: ORIGIN + hour * HOUR))
+def test_where_hour_rows_are_gone_no_bound_stays_inside_a_day_with_an_erased_hour_in_the_range(
+    bounds: list[datetime], erased: frozenset[datetime], hours_from: datetime
+) -> None:
+    """The day row tells more than the raw events do. Without one of that day, they are all that is left."""
+    *starts, end = bounds
+    gone = NOTHING_GONE._replace(hours=hours_from)
+    found = effective_range(starts, end, gone, erased)
+    by_raw = [hour for hour in erased if hour < hours_from and starts[0] < hour + HOUR and hour < end]
+    for edge in plan_range(found.starts, found.end, gone).edges:
+        assert not any(edge.start < hour + HOUR and hour < edge.end for hour in erased)
+    if not by_raw:
+        assert found == effective_range(starts, end, NOTHING_GONE, erased)
+    no_days = gone._replace(days=ORIGIN + 2 * DAY)
+    assert effective_range(starts, end, no_days, erased) == effective_range(starts, end, NOTHING_GONE, erased)

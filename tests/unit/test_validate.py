@@ -157,6 +157,8 @@ CONTENT: dict[str, Any] = {
     "path": "/p",
     "properties": {"x": 1, "y": "2"},
 }
+SAID = {"source": "web", "utm_campaign": "spring"}
+WHOLE_CONTENT = CONTENT | {"title": "t", "referrer": "r", "user_id": "u", "context": SAID}
 
 
 @pytest.mark.parametrize(
@@ -171,18 +173,67 @@ CONTENT: dict[str, Any] = {
         {"properties": {"x": 1}},
         {"properties": {"x": "1", "y": "2"}},
         {"properties": {"x": 1, "y": 2}},
+        {"properties": {"x": 1, "y": "2", "z": None}},
+        {"title": "r", "referrer": "t"},
+        {"title": "tr", "referrer": ""},
+        {"title": "", "referrer": "", "user_id": "", "context": {}},
+        {"user_id": "v"},
+        {"path": '/p", "t', "title": ""},
+        *({"context": SAID | {field.name: "another"}} for field in event_pb2.Context.DESCRIPTOR.fields),
+        *({"context": SAID | {name: ""}} for name in SAID),
+        {"context": {"source": "spring", "utm_campaign": "web"}},
     ],
 )
 def test_without_an_id_the_whole_content_decides(changed: dict[str, Any]) -> None:
     """However its parts are cut or spelled: no two contents meet."""
     if changed.get("visitor_id") == "":
         changed = changed | {"visitor_id": "c"}
-    assert row_of(**CONTENT).dedupe_key == row_of(**CONTENT).dedupe_key
-    assert row_of(**(CONTENT | changed)).dedupe_key != row_of(**CONTENT).dedupe_key
+    key = row_of(**WHOLE_CONTENT).dedupe_key
+    assert key is not None
+    assert row_of(**WHOLE_CONTENT).dedupe_key == key
+    assert row_of(**(WHOLE_CONTENT | changed)).dedupe_key != key
 
 
-def test_the_order_of_properties_is_no_part_of_the_content() -> None:
-    turned = {"properties": {"y": "2", "x": 1}}
+def test_without_an_id_the_content_counts_as_it_was_sent() -> None:
+    """Also what is not stored of it: what follows 2,000 bytes of a text or 32 properties."""
+    long, many = "t" * 2_000, {f"{number:02}": number for number in range(32)}
+    for one, other in (
+        ({"title": long}, {"title": f"{long}!"}),
+        ({"referrer": long}, {"referrer": f"{long}!"}),
+        ({"context": {"browser": long}}, {"context": {"browser": f"{long}!"}}),
+        ({"properties": many | {"32": 1}}, {"properties": many | {"32": 2}}),
+    ):
+        assert row_of(**(WHOLE_CONTENT | one)).dedupe_key != row_of(**(WHOLE_CONTENT | other)).dedupe_key
+
+
+@given(st.data())
+def test_without_an_id_it_does_not_matter_which_part_of_the_content_is_a_default(data: st.DataObject) -> None:
+    """And an event's own field hides the default."""
+    shared: dict[str, Any] = {name: WHOLE_CONTENT[name] for name in ("visitor_id", "session_id", "user_id", "context")}
+    own: dict[str, Any] = {name: value for name, value in WHOLE_CONTENT.items() if name not in shared}
+    defaults = ingest_pb2.EventDefaults()
+    event = ingest_pb2.Event(type=event_pb2.EVENT_TYPE_PAGEVIEW, **own)
+    for name in ("visitor_id", "session_id", "user_id"):
+        as_default, hidden = data.draw(st.booleans()), data.draw(st.booleans())
+        setattr(defaults if as_default else event, name, shared[name])
+        if not as_default and hidden:
+            setattr(defaults, name, "hidden")
+    for name, value in SAID.items():
+        setattr((defaults if data.draw(st.booleans()) else event).context, name, value)
+    [row], errors = to_rows(ingest_pb2.IngestBatchRequest(defaults=defaults, events=[event]), SITE, NOW)
+    assert not errors
+    assert row.dedupe_key == row_of(**WHOLE_CONTENT).dedupe_key
+
+
+def test_an_event_without_title_referrer_user_and_context_has_the_hash_that_older_releases_gave_it() -> None:
+    """So that it is known when it is sent again across an upgrade. The bytes were taken from release 0.1.0."""
+    key = row_of(**CONTENT).dedupe_key
+    assert key is not None
+    assert key.hex() == "2abb61aaa8faa461fcc0899df92cae23"
+
+
+def test_the_order_of_properties_and_white_space_around_the_name_are_no_part_of_the_content() -> None:
+    turned = {"properties": {"y": "2", "x": 1}, "name": " n\t"}
     assert row_of(**(CONTENT | turned)).dedupe_key == row_of(**CONTENT).dedupe_key
 
 

@@ -42,6 +42,7 @@ async def main(settings: Settings) -> None:
 
     async def stop() -> None:
         await asyncio.to_thread(schedule.stop)
+        await servicer.stop()
         db.close()
         numbers_db.close()
 

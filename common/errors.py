@@ -68,6 +68,7 @@ class Reason(StrEnum):
     CONFIRMATION_REQUIRED = "CONFIRMATION_REQUIRED"
     # The call is valid; the client may try again or ask for less.
     QUEUE_FULL = "QUEUE_FULL"
+    TOO_MANY_CALLS = "TOO_MANY_CALLS"
     SHUTTING_DOWN = "SHUTTING_DOWN"
     DATABASE_UNAVAILABLE = "DATABASE_UNAVAILABLE"
     SITE_BUSY = "SITE_BUSY"

@@ -22,9 +22,10 @@ async def main(settings: Settings) -> None:
         pool_size=settings.pool_size,
         statement_timeout_ms=settings.statement_timeout_ms,
     )
-    servicer = QueryServicer(db, KeyRing(db, system_clock), page_tokens(db), system_clock)
+    servicer = QueryServicer(db, KeyRing(db, system_clock), page_tokens(db), system_clock, pool_size=settings.pool_size)
 
     async def stop() -> None:
+        await servicer.shares.stop()
         db.close()
 
     await serve(

@@ -1,6 +1,5 @@
 """QueryService: authenticates, opens a snapshot and runs the report."""
 
-import asyncio
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
@@ -11,9 +10,11 @@ from footfall.query.v1 import query_pb2, query_pb2_grpc
 from common.clock import Clock
 from common.db import Database
 from common.errors import Reason, invalid
-from common.keys import KeyKind, KeyRing, bearer
+from common.keys import KeyKind, KeyRing, bearer, hash_key
 from common.page_tokens import PageTokens
+from common.shares import Bounds, Caller, Shares
 from common.sites import Site, find_site
+from common.stopping import Stop
 from query_svc import listings, reports
 
 SERVICE = "footfall.query.v1.QueryService"
@@ -34,8 +35,10 @@ class SiteRequest(Protocol):
 class QueryServicer(query_pb2_grpc.QueryServiceServicer):
     """The reports and lists of a site; see protos/footfall/query/v1/query.proto."""
 
-    def __init__(self, db: Database, keys: KeyRing, tokens: PageTokens, clock: Clock) -> None:
+    def __init__(self, db: Database, keys: KeyRing, tokens: PageTokens, clock: Clock, *, pool_size: int = 8) -> None:
+        """`pool_size` is how many connections `db` has at most."""
         self._db = db
+        self.shares = Shares("reports", _bounds(pool_size))
         self._keys = keys
         self._tokens = tokens
         self._clock = clock
@@ -87,14 +90,23 @@ class QueryServicer(query_pb2_grpc.QueryServiceServicer):
         context: Context,
         report: Callable[[psycopg.Connection[Any], Site], Answer],
     ) -> Answer:
-        """Authenticates, then runs the report in one snapshot, in a thread."""
-        key = await self._keys.authenticate(bearer(context), _HOW_TO_AUTHENTICATE, KeyKind.READ, KeyKind.ADMIN)
+        """Authenticates, then runs the report in one snapshot, in a thread of the site's and the key's share."""
+        sent = bearer(context)
+        key = await self._keys.authenticate(sent, _HOW_TO_AUTHENTICATE, KeyKind.READ, KeyKind.ADMIN)
         if not request.site:
             raise invalid("site", Reason.FIELD_REQUIRED, "is empty; name a site by its slug")
         key.authorize_site(request.site)
 
-        def ask() -> Answer:
-            with self._db.snapshot() as connection:
+        def ask(stop: Stop) -> Answer:
+            with self._db.snapshot() as connection, stop.watching(connection):
+                stop.bound_statements(connection)
                 return report(connection, find_site(connection, request.site))
 
-        return await asyncio.to_thread(ask)
+        caller = Caller(request.site, hash_key(sent or ""))
+        return await self.shares.run(caller, context.time_remaining(), ask)
+
+
+def _bounds(pool_size: int) -> Bounds:
+    """Two connections are left for the look-up of keys. A site gets a third of the others, a key half of them."""
+    at_once = max(1, pool_size - 2)
+    return Bounds(at_once, site_at_once=max(1, at_once // 3), key_at_once=max(1, at_once // 2))

@@ -187,7 +187,7 @@ def test_a_cancelled_chunk_is_rolled_back_and_can_be_done_again(
     site.send(batch(event(), event()))
     request = admin_pb2.AggregatePendingRequest(site=site.slug)
     with locked(suite, "sessions"):
-        call = site.operator.AggregatePending.future(request, metadata=site.as_admin)
+        call: Any = site.operator.AggregatePending.future(request, metadata=site.as_admin)
         counted(database, _WAITING_FOR_LOCKS, 1, "footfall admin")
         call.cancel()
         counted(database, _AT_WORK, 0, "footfall admin")
@@ -204,7 +204,7 @@ def test_a_cancelled_change_of_a_site_is_rolled_back(
     request.update_mask.paths.append("name")
     with psycopg.connect(plain_url(suite.database_url)) as holder:
         holder.execute("SELECT FROM sites WHERE slug = %s FOR UPDATE", (site.slug,))
-        call = site.operator.UpdateSite.future(request, metadata=site.as_admin)
+        call: Any = site.operator.UpdateSite.future(request, metadata=site.as_admin)
         counted(database, _WAITING_FOR_LOCKS, 1, "footfall admin")
         call.cancel()
         counted(database, _AT_WORK, 0, "footfall admin")

@@ -23,8 +23,6 @@ _log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-RETRY_MS = 1_000
-
 _AGAIN_SECONDS = 0.05
 """The first pause between two attempts to stop a thread; it doubles up to half a second."""
 _LONGEST_PAUSE_SECONDS = 0.5
@@ -196,5 +194,5 @@ class Shares:
             grpc.StatusCode.RESOURCE_EXHAUSTED,
             Reason.TOO_MANY_CALLS,
             f"too many calls {whose} wait; make fewer at once and try again after the delay",
-            retry_after_ms=RETRY_MS,
+            retry_after_ms=1_000,
         )

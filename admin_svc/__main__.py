@@ -48,6 +48,7 @@ async def main(settings: Settings) -> None:
     async def stop() -> None:
         await asyncio.to_thread(schedule.stop)
         keys.close()
+        await servicer.stop()
         db.close()
         numbers_db.close()
 

@@ -4,9 +4,7 @@ Page tokens are used here and in servicer.py only, protobuf in messages.py too. 
 plain values.
 """
 
-import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -24,18 +22,26 @@ from admin_svc.maintenance.erasure import erase
 from admin_svc.maintenance.erasure.events import Subject
 from admin_svc.schedule.runs import ALL_SITES
 from admin_svc.site_lock import SiteBusy
+from common.calls.call import caller
 from common.clock import Clock
 from common.db import Database
 from common.errors import Reason, invalid, quoted, site_busy
 from common.page_tokens import PageTokens
 from common.paging import bounded, cut_page, page_size
+from common.shares import Bounds, Caller, Shares
 from common.sites import Site, find_site
+from common.stopping import Stop
 from common.timestamps import from_timestamp
 
 HOW_TO_AUTHENTICATE = "an admin key as authorization: Bearer <key>"
 
 _PARTITION_WAIT_MS = 5_000
 """How long AggregatePending waits if other workers hold every partition of the site that has work."""
+
+_CHUNKS = Bounds(at_once=3, site_at_once=2, key_at_once=3)
+"""Calls that do a chunk. One thread is left to other sites."""
+_SHORT = Bounds(at_once=4, site_at_once=4, key_at_once=3)
+"""Calls for sites, keys and status. One thread is left to other admin keys."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Connection = psycopg.Connection[Any]
@@ -51,7 +57,8 @@ class MaintenanceRpcs(admin_pb2_grpc.AdminServiceServicer):
         self._aggregator = aggregator
         self._clock = clock
         # Chunks have their own threads, because one that waits for a partition must not delay the end of a key.
-        self._chunks = ThreadPoolExecutor(2, thread_name_prefix="chunks")
+        self._chunks = Shares("chunks", _CHUNKS)
+        self._short = Shares("transactions", _SHORT)
 
     async def AggregatePending(
         self, request: pb.AggregatePendingRequest, context: Context
@@ -72,7 +79,7 @@ class MaintenanceRpcs(admin_pb2_grpc.AdminServiceServicer):
                 has_more=due > 0,
             )
 
-        return await self._on_site(request.site, work)
+        return await self._on_site(context, request.site, work)
 
     async def RetryFailedEvents(
         self, request: pb.RetryFailedEventsRequest, context: Context
@@ -83,7 +90,7 @@ class MaintenanceRpcs(admin_pb2_grpc.AdminServiceServicer):
             chunk = dead_letters.requeue(connection, site.site_id, self._clock(), limit)
             return pb.RetryFailedEventsResponse(requeued=chunk.done.requeued, has_more=chunk.has_more)
 
-        return await self._on_site(request.site, work)
+        return await self._on_site(context, request.site, work)
 
     async def ListFailedEvents(
         self, request: pb.ListFailedEventsRequest, context: Context
@@ -98,7 +105,7 @@ class MaintenanceRpcs(admin_pb2_grpc.AdminServiceServicer):
             )
             return pb.ListFailedEventsResponse(failed_events=page, has_more=bool(token), next_page_token=token)
 
-        return await self._on_site(request.site, work)
+        return await self._on_site(context, request.site, work)
 
     async def CompactRollups(self, request: pb.CompactRollupsRequest, context: Context) -> pb.CompactRollupsResponse:
         limit = _limit(request.limit, compact.DEFAULT_LIMIT, compact.MAX_LIMIT)
@@ -116,7 +123,7 @@ class MaintenanceRpcs(admin_pb2_grpc.AdminServiceServicer):
                 next_page_token=self._next_token(bound, chunk),
             )
 
-        return await self._on_site(request.site, work)
+        return await self._on_site(context, request.site, work)
 
     async def CleanupSite(self, request: pb.CleanupSiteRequest, context: Context) -> pb.CleanupSiteResponse:
         limit = _limit(request.limit, cleanup.DEFAULT_LIMIT, cleanup.MAX_LIMIT)
@@ -140,7 +147,7 @@ class MaintenanceRpcs(admin_pb2_grpc.AdminServiceServicer):
                 next_page_token=self._next_token(bound, chunk._replace(position=(now, *chunk.position))),
             )
 
-        return await self._on_site(request.site, work)
+        return await self._on_site(context, request.site, work)
 
     async def PruneExpired(self, request: pb.PruneExpiredRequest, context: Context) -> pb.PruneExpiredResponse:
         limit = _limit(request.limit, prune.DEFAULT_LIMIT, prune.MAX_LIMIT)
@@ -149,7 +156,7 @@ class MaintenanceRpcs(admin_pb2_grpc.AdminServiceServicer):
             chunk = prune.prune(connection, ALL_SITES, self._clock(), limit)
             return pb.PruneExpiredResponse(deleted=chunk.done.deleted, has_more=chunk.has_more)
 
-        return await self._work(work)
+        return await self._work(context, "", work)
 
     async def RebuildSite(self, request: pb.RebuildSiteRequest, context: Context) -> pb.RebuildSiteResponse:
         limit = _limit(request.limit, rebuild.DEFAULT_LIMIT, rebuild.MAX_LIMIT)
@@ -168,7 +175,7 @@ class MaintenanceRpcs(admin_pb2_grpc.AdminServiceServicer):
                 next_page_token=self._next_token(bound, chunk),
             )
 
-        return await self._on_site(request.site, work)
+        return await self._on_site(context, request.site, work)
 
     async def DeleteSite(self, request: pb.DeleteSiteRequest, context: Context) -> pb.DeleteSiteResponse:
         limit = _limit(request.limit, delete_site.DEFAULT_LIMIT, delete_site.MAX_LIMIT)
@@ -180,7 +187,7 @@ class MaintenanceRpcs(admin_pb2_grpc.AdminServiceServicer):
             chunk = delete_site.delete_site(connection, request.site, self._clock(), limit)
             return pb.DeleteSiteResponse(deleted=chunk.done.deleted, has_more=chunk.has_more)
 
-        return await self._work(work)
+        return await self._work(context, request.site, work)
 
     async def EraseVisitor(self, request: pb.EraseVisitorRequest, context: Context) -> pb.EraseVisitorResponse:
         limit = _limit(request.limit, erase.DEFAULT_LIMIT, erase.MAX_LIMIT)
@@ -198,7 +205,7 @@ class MaintenanceRpcs(admin_pb2_grpc.AdminServiceServicer):
                 next_page_token=self._next_token(bound, chunk),
             )
 
-        return await self._on_site(request.site, work)
+        return await self._on_site(context, request.site, work)
 
     def _position(self, request: tuple[str, ...], token: str) -> Position:
         return tuple(self._tokens.open(request, token) or ())
@@ -206,21 +213,34 @@ class MaintenanceRpcs(admin_pb2_grpc.AdminServiceServicer):
     def _next_token(self, request: tuple[str, ...], chunk: Chunk[Any]) -> str:
         return self._tokens.seal(request, chunk.position) if chunk.has_more else ""
 
-    async def _on_site(self, slug: str, work: Callable[[Connection, Site], Result]) -> Result:
+    async def stop(self) -> None:
+        """Waits for the threads of calls that have ended."""
+        await self._chunks.stop()
+        await self._short.stop()
+
+    async def _on_site(self, context: Context, slug: str, work: Callable[[Connection, Site], Result]) -> Result:
         """Does `work` for a site, as `_work` does. Raises CallError (NOT_FOUND), also for a site being deleted."""
-        return await self._work(lambda connection: work(connection, find_site(connection, slug)))
+        return await self._work(context, slug, lambda connection: work(connection, find_site(connection, slug)))
 
-    async def _work(self, work: Callable[[Connection], Result]) -> Result:
-        """Does `work` in a thread, on a connection in autocommit. Raises CallError (SITE_BUSY)."""
+    async def _work(self, context: Context, slug: str, work: Callable[[Connection], Result]) -> Result:
+        """Does `work` in a thread of the site's share, on a connection in autocommit. Raises CallError (SITE_BUSY).
 
-        def do() -> Result:
-            with self._db.connection() as connection:
+        A chunk whose call has ended is rolled back, unless it has been committed.
+        """
+
+        def do(stop: Stop) -> Result:
+            with self._db.connection() as connection, stop.watching(connection):
                 try:
                     return work(connection)
                 except SiteBusy:
                     raise site_busy() from None
 
-        return await asyncio.get_running_loop().run_in_executor(self._chunks, do)
+        return await self._chunks.run(share(slug), context.time_remaining(), do)
+
+
+def share(site: str = "") -> Caller:
+    """Whose share the call under way uses."""
+    return Caller(site, caller().key_id)
 
 
 def _limit(asked: int, default: int, most: int) -> int:

@@ -1,6 +1,5 @@
 """The RPCs of AdminService for sites, keys and status. Each is one transaction."""
 
-import asyncio
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from typing import Any
@@ -8,13 +7,14 @@ from typing import Any
 from footfall.admin.v1 import admin_pb2 as pb
 
 from admin_svc import messages, status
-from admin_svc.maintenance_rpcs import Connection, Context, MaintenanceRpcs, Result
+from admin_svc.maintenance_rpcs import Connection, Context, MaintenanceRpcs, Result, share
 from admin_svc.schedule.runs import ALL_SITES, last_runs
 from admin_svc.sites import api_keys, settings, sites
 from common.errors import Reason, invalid, quoted
 from common.keys import KeyKind, new_key
 from common.paging import cut_page, page_size
 from common.sites import Site, find_site
+from common.stopping import Stop
 
 SERVICE = "footfall.admin.v1.AdminService"
 
@@ -34,7 +34,7 @@ class AdminServicer(MaintenanceRpcs):
             site, key = made
             return pb.CreateSiteResponse(site=messages.site(site), write_key=key)
 
-        return await self._transact(create)
+        return await self._transact(context, create)
 
     async def EnsureSite(self, request: pb.EnsureSiteRequest, context: Context) -> pb.EnsureSiteResponse:
 
@@ -45,10 +45,10 @@ class AdminServicer(MaintenanceRpcs):
             site, key = made
             return pb.EnsureSiteResponse(site=messages.site(site), write_key=key, created=True)
 
-        return await self._transact(ensure)
+        return await self._transact(context, ensure)
 
     async def GetSite(self, request: pb.GetSiteRequest, context: Context) -> pb.GetSiteResponse:
-        site = await self._transact(lambda connection: find_site(connection, request.site, or_deleting=True))
+        site = await self._transact(context, lambda connection: find_site(connection, request.site, or_deleting=True))
         return pb.GetSiteResponse(site=messages.site(site))
 
     async def ListSites(self, request: pb.ListSitesRequest, context: Context) -> pb.ListSitesResponse:
@@ -60,12 +60,14 @@ class AdminServicer(MaintenanceRpcs):
             page, token = cut_page(rows, size, messages.site, self._tokens, bound, lambda site: (site.slug,))
             return pb.ListSitesResponse(sites=page, has_more=bool(token), next_page_token=token)
 
-        return await self._transact(read)
+        return await self._transact(context, read)
 
     async def UpdateSite(self, request: pb.UpdateSiteRequest, context: Context) -> pb.UpdateSiteResponse:
         slug = settings.check_slug(request.site.slug, "site.slug")
         columns = _masked_columns(request.site, request.update_mask.paths)
-        site = await self._transact(lambda connection: sites.update_site(connection, slug, columns, self._clock()))
+        site = await self._transact(
+            context, lambda connection: sites.update_site(connection, slug, columns, self._clock())
+        )
         return pb.UpdateSiteResponse(site=messages.site(site))
 
     async def RotateWriteKey(self, request: pb.RotateWriteKeyRequest, context: Context) -> pb.RotateWriteKeyResponse:
@@ -78,7 +80,7 @@ class AdminServicer(MaintenanceRpcs):
             site = find_site(connection, request.site, or_deleting=True)
             return api_keys.rotate_write_key(connection, site.site_id, self._clock(), grace)
 
-        return pb.RotateWriteKeyResponse(write_key=await self._transact(rotate))
+        return pb.RotateWriteKeyResponse(write_key=await self._transact(context, rotate))
 
     async def CreateApiKey(self, request: pb.CreateApiKeyRequest, context: Context) -> pb.CreateApiKeyResponse:
         kind, name, ttl = _key_kind(request), settings.check_name("name", request.name), _ttl(request)
@@ -89,7 +91,7 @@ class AdminServicer(MaintenanceRpcs):
             key_id = api_keys.add_key(connection, kind, site_id, name, self._clock(), key, ttl)
             return pb.CreateApiKeyResponse(api_key=messages.api_key(api_keys.get_key(connection, key_id)), key=key)
 
-        return await self._transact(create)
+        return await self._transact(context, create)
 
     async def ListApiKeys(self, request: pb.ListApiKeysRequest, context: Context) -> pb.ListApiKeysResponse:
         size, bound = page_size(request.page_size), ("ListApiKeys", request.site)
@@ -101,18 +103,19 @@ class AdminServicer(MaintenanceRpcs):
             page, token = cut_page(rows, size, messages.api_key, self._tokens, bound, lambda key: (key.key_id,))
             return pb.ListApiKeysResponse(api_keys=page, has_more=bool(token), next_page_token=token)
 
-        return await self._transact(read)
+        return await self._transact(context, read)
 
     async def RevokeApiKey(self, request: pb.RevokeApiKeyRequest, context: Context) -> pb.RevokeApiKeyResponse:
-        key = await self._transact(lambda connection: api_keys.end_key(connection, request.id, self._clock()))
+        key = await self._transact(context, lambda connection: api_keys.end_key(connection, request.id, self._clock()))
         return pb.RevokeApiKeyResponse(api_key=messages.api_key(key))
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.GetStatusResponse:
         size, bound = page_size(request.page_size), ("GetStatus", request.site)
 
-        def read() -> pb.GetStatusResponse:
+        def read(stop: Stop) -> pb.GetStatusResponse:
             [after] = self._tokens.open(bound, request.page_token) or ("",)
-            with self._db.snapshot() as connection:
+            with self._db.snapshot() as connection, stop.watching(connection):
+                stop.bound_statements(connection)
                 if request.site:
                     find_site(connection, request.site)
                 states = status.site_states(connection, request.site, after, size + 1)
@@ -135,16 +138,17 @@ class AdminServicer(MaintenanceRpcs):
                 next_page_token=token,
             )
 
-        return await asyncio.to_thread(read)
+        return await self._short.run(share(), context.time_remaining(), read)
 
-    async def _transact(self, work: Callable[[Connection], Result]) -> Result:
-        """Does `work` in one transaction, in a thread."""
+    async def _transact(self, context: Context, work: Callable[[Connection], Result]) -> Result:
+        """Does `work` in one transaction, in a thread of the key's share."""
 
-        def transact() -> Result:
-            with self._db.transaction() as connection:
+        def transact(stop: Stop) -> Result:
+            with self._db.transaction() as connection, stop.watching(connection):
+                stop.bound_statements(connection)
                 return work(connection)
 
-        return await asyncio.to_thread(transact)
+        return await self._short.run(share(), context.time_remaining(), transact)
 
 
 def _create(

@@ -26,9 +26,10 @@ async def main(settings: Settings) -> None:
         statement_timeout_ms=settings.statement_timeout_ms,
     )
     keys = KeyRing(db, system_clock)
-    servicer = QueryServicer(db, page_tokens(db), system_clock)
+    servicer = QueryServicer(db, page_tokens(db), system_clock, pool_size=settings.pool_size)
 
     async def stop() -> None:
+        await servicer.shares.stop()
         keys.close()
         db.close()
 

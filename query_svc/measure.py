@@ -11,6 +11,7 @@ import psycopg
 from pyroaring import BitMap
 
 from common.dimensions import OVERVIEW, Dimension, EventDimension
+from common.stopping import check_stop
 from common.visitor_sets import HEAD_BYTES, cardinality_of, positive_of_counts, union_of_sets
 from query_svc import report_sql
 from query_svc.range_plan import Piece, RangePlan
@@ -122,6 +123,7 @@ def _only(plan: RangePlan, buckets: Collection[int]) -> RangePlan:
 
 def count_visitors(dimension: Dimension, rows: Collection[bytes], loose: Sequence[int]) -> int:
     """How many distinct visitors are in rollup rows or among single visitor numbers."""
+    check_stop()
     if not rows:
         return len(set(loose))
     united = union_of_sets(rows) if isinstance(dimension, EventDimension) else positive_of_counts(rows)

@@ -1,6 +1,5 @@
 """QueryService: opens a snapshot and runs the report."""
 
-import asyncio
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
@@ -13,7 +12,9 @@ from common.clock import Clock
 from common.db import Database
 from common.errors import Reason, invalid
 from common.page_tokens import PageTokens
+from common.shares import Bounds, Caller, Shares
 from common.sites import Site, find_site
+from common.stopping import Stop
 from query_svc import listings, reports
 
 SERVICE = "footfall.query.v1.QueryService"
@@ -34,8 +35,10 @@ class SiteRequest(Protocol):
 class QueryServicer(query_pb2_grpc.QueryServiceServicer):
     """The reports and lists of a site; see protos/footfall/query/v1/query.proto."""
 
-    def __init__(self, db: Database, tokens: PageTokens, clock: Clock) -> None:
+    def __init__(self, db: Database, tokens: PageTokens, clock: Clock, *, pool_size: int = 8) -> None:
+        """`pool_size` is how many connections `db` has at most."""
         self._db = db
+        self.shares = Shares("reports", _bounds(pool_size))
         self._tokens = tokens
         self._clock = clock
 
@@ -86,13 +89,20 @@ class QueryServicer(query_pb2_grpc.QueryServiceServicer):
         context: Context,
         report: Callable[[psycopg.Connection[Any], Site], Answer],
     ) -> Answer:
-        """Runs the report in one snapshot, in a thread."""
+        """Runs the report in one snapshot, in a thread of the site's and the key's share."""
+        key = caller()
         if not request.site:
             raise invalid("site", Reason.FIELD_REQUIRED, "is empty; name a site by its slug")
-        caller().authorize_site(request.site)
+        key.authorize_site(request.site)
 
-        def ask() -> Answer:
-            with self._db.snapshot() as connection:
+        def ask(stop: Stop) -> Answer:
+            with self._db.snapshot() as connection, stop.watching(connection):
+                stop.bound_statements(connection)
                 return report(connection, find_site(connection, request.site))
 
-        return await asyncio.to_thread(ask)
+        return await self.shares.run(Caller(request.site, key.key_id), context.time_remaining(), ask)
+
+
+def _bounds(pool_size: int) -> Bounds:
+    """A report for each connection. A site gets a third of them, a key half."""
+    return Bounds(pool_size, site_at_once=max(1, pool_size // 3), key_at_once=max(1, pool_size // 2))

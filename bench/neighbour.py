@@ -76,7 +76,7 @@ def neighbour(address: str, keys: Sequence[str]) -> Iterator[Neighbour]:
 
     thread = threading.Thread(target=run)
     thread.start()
-    ready.wait()
+    ready.wait(_TIMEOUT_SECONDS)
     # The first call opens the connection.
     found.latencies.clear()
     try:

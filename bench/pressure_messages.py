@@ -80,7 +80,7 @@ def _large(stage: Stage, key: str, service: str, path: str, message: bytes) -> l
         if stalls:
             stalled = Figure(PART, f"{name}: longest call of another", stalls[0], "ms", STALL_MS, at_least=False)
             found.append(stalled)
-        if growth > _DANGEROUS_MEGABYTES:
+        if at_once == 1 and growth > _DANGEROUS_MEGABYTES:
             say(f"{PART}: {_AT_ONCE} at once are left out, because one took over {_DANGEROUS_MEGABYTES:,.0f} MB")
             break
     return found

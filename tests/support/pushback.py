@@ -47,6 +47,8 @@ class Senders:
 
     sendings: Iterable[Sending]
     threads: int = 8
+    batches_a_second: float = 0.0
+    """How fast batches are sent for the first time at most; 0 = as fast as they are answered."""
     acknowledged: int = 0
     """Batches, so far."""
     accepted: int = 0
@@ -58,7 +60,12 @@ class Senders:
 
     def start(self) -> None:
         self._pool = ThreadPoolExecutor(self.threads)
-        self._futures = [self._pool.submit(self._send, sending) for sending in self.sendings]
+        began = time.monotonic()
+        pause = 1 / self.batches_a_second if self.batches_a_second else 0.0
+        self._futures = [
+            self._pool.submit(self._send, sending, began + number * pause)
+            for number, sending in enumerate(self.sendings)
+        ]
 
     def finish(self) -> None:
         """Waits for the last acknowledgement. Raises what a sender could not bear."""
@@ -67,7 +74,8 @@ class Senders:
             future.result(120)
         self._pool.shutdown()
 
-    def _send(self, sending: Sending, seconds: float = 60.0) -> None:
+    def _send(self, sending: Sending, due: float, seconds: float = 60.0) -> None:
+        time.sleep(max(0.0, due - time.monotonic()))
         until = time.monotonic() + seconds
         while True:
             try:

@@ -43,6 +43,7 @@ _SHARE = 200
 """How many calls are planned at once; between two shares the keys are mended."""
 _EVENTS = 300
 _SHOWN = 20
+_SAID = 1_000
 
 
 @dataclass
@@ -87,6 +88,8 @@ def fuzz(suite: Suite, seed: int, count: int) -> Outcome:
         with Planner(suite, lively, rpcs, seed) as planner, peak_memory(list(before.values())) as peaks:
             for first in range(0, count, _SHARE):
                 _make_calls(planner, range(first, min(count, first + _SHARE)), channels, verdicts)
+                if first % _SAID == 0 and first:
+                    say(f"{PART}: {first:,} calls, {len(verdicts.faults)} faults")
         seconds = time.monotonic() - began
         ended = [service for service, pid in before.items() if not _lives(suite, service, pid, channels)]
     finally:

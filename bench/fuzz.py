@@ -65,7 +65,8 @@ class Outcome:
     @property
     def wrong(self) -> list[str]:
         """Everything that must not be; empty if all is well."""
-        found = [*self.verdicts.faults, *(f"let in without a right key: {one}" for one in self.verdicts.let_in)]
+        found = [f"{len(calls)} × {kind}, such as {calls[0]}" for kind, calls in self.verdicts.faults.items()]
+        found += [f"let in without a right key: {one}" for one in self.verdicts.let_in]
         found += [f"{service} ended or does not answer" for service in self.ended]
         return found + [f"differs: {one}" for one in self.differences] + ([self.verify] if self.verify else [])
 
@@ -89,7 +90,7 @@ def fuzz(suite: Suite, seed: int, count: int) -> Outcome:
             for first in range(0, count, _SHARE):
                 _make_calls(planner, range(first, min(count, first + _SHARE)), channels, verdicts)
                 if first % _SAID == 0 and first:
-                    say(f"{PART}: {first:,} calls, {len(verdicts.faults)} faults")
+                    say(f"{PART}: {first:,} calls, {verdicts.number_of_faults} faults")
         seconds = time.monotonic() - began
         ended = [service for service, pid in before.items() if not _lives(suite, service, pid, channels)]
     finally:
@@ -129,7 +130,12 @@ def _figures(found: Outcome) -> list[Figure]:
         Figure(PART, "answered", verdicts.answered, "calls"),
         Figure(PART, "refused", verdicts.refused.total(), "calls"),
         Figure(
-            PART, "failed, without a known reason or not answered", len(verdicts.faults), "calls", 0.0, at_least=False
+            PART,
+            "failed, no known reason or not answered",
+            verdicts.number_of_faults,
+            "calls",
+            0.0,
+            at_least=False,
         ),
         Figure(PART, "let in without a right key", len(verdicts.let_in), "calls", 0.0, at_least=False),
         Figure(PART, "services that ended or do not answer", len(found.ended), "", 0.0, at_least=False),

@@ -69,10 +69,15 @@ class Verdicts:
 
     answered: int = 0
     refused: Counter[Refusal] = field(default_factory=Counter)
-    faults: list[str] = field(default_factory=list)
-    """What must not happen, each with its call."""
+    faults: dict[str, list[str]] = field(default_factory=dict)
+    """What must not happen: the calls by what is wrong with them."""
     let_in: list[str] = field(default_factory=list)
     """Calls of ours that were answered without a right key."""
+
+    @property
+    def number_of_faults(self) -> int:
+        """Calls of all faults."""
+        return sum(map(len, self.faults.values()))
 
 
 def rpcs_of(service: str, channel: grpc.Channel) -> list[Rpc]:
@@ -101,7 +106,8 @@ def call(channel: grpc.Channel, attempt: Attempt, verdicts: Verdicts) -> list[by
         fault = _fault(attempt, refusal)
         if fault:
             details = error.details() if isinstance(error, grpc.Call) else ""
-            verdicts.faults.append(f"{fault}: {attempt}: {refusal}: {(details or '')[:200]}")
+            kind = f"{fault}: {attempt.rpc.path}: {refusal}"
+            verdicts.faults.setdefault(kind, []).append(f"{attempt}: {(details or '')[:200]}")
         return []
     verdicts.answered += 1
     if attempt.rpc.is_ours and not attempt.key.startswith("right") and answers:

@@ -25,6 +25,8 @@ _HARMFUL = ("DeleteSite", "UpdateSite", "RotateWriteKey", "CreateSite", "EnsureS
 """They are not given the name of the site that is verified afterwards: it would be closed or gone, or its old events
 too old."""
 _MOST_TOKENS = 50
+_LARGEST = 6_000_000
+"""In bytes: more than a service takes, and less than gRPC itself refuses."""
 _RAW = 0.4
 """The part of the calls with changed bytes."""
 _KEYS = ("right", "right", "right", "right", "none", "wrong kind", "unknown", "garbage")
@@ -112,7 +114,8 @@ class Planner:
 
     def _request(self, rpc: Rpc) -> bytes:
         maker = self._harmful if rpc.name in _HARMFUL else self._gentle
-        data = maker.typed(rpc.request).SerializeToString()
+        while len(data := maker.typed(rpc.request).SerializeToString()) > _LARGEST:
+            pass
         return maker.mutated(data) if self._rng.random() < _RAW else data
 
     def _key(self, service: str, kind: str) -> str:

@@ -12,8 +12,11 @@ import argparse
 import random
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import grpc
 
 from bench.callers import Callers, Rebuild, maintenance_calls, query_calls
 from bench.command_line import report, say
@@ -23,7 +26,7 @@ from bench.victims import Killer, victims
 from tests.support.commands import footfall
 from tests.support.footfall_site import FootfallSite
 from tests.support.processes import eventually
-from tests.support.pushback import Senders
+from tests.support.pushback import TRY_AGAIN, Senders
 from tests.support.suite import Suite
 from tests.support.traffic import WHOLE, Sending, differing, made_up, metadata_of, overlapping
 
@@ -59,7 +62,7 @@ class Outcome:
     events: int
     aggregated: int
     """Events of the overview over everything."""
-    tried_again: int
+    tried_again: Counter[grpc.StatusCode]
     """Calls of senders that were refused and sent again."""
     reports: Callers
     maintenance: Callers
@@ -75,7 +78,8 @@ class Outcome:
     @property
     def unexpected(self) -> list[str]:
         """The refusals that no client would try again."""
-        return [str(refusal) for callers in (self.reports, self.maintenance) for refusal in callers.unexpected]
+        senders = [f"IngestBatch: {code.name}" for code in self.tried_again if code not in TRY_AGAIN]
+        return senders + [str(one) for callers in (self.reports, self.maintenance) for one in callers.unexpected]
 
 
 def kill_and_recount(stage: Stage, plan: Plan) -> Outcome:
@@ -92,7 +96,7 @@ def kill_and_recount(stage: Stage, plan: Plan) -> Outcome:
         Sending(site.ingest, site.write_key, batch)
         for batch in overlapping(events, plan.seed, times=_TIMES, size=_BATCH)
     ]
-    senders = Senders(sendings, threads=_SENDERS, batches_a_second=plan.rate / _BATCH)
+    senders = Senders(sendings, _SENDERS, tuple(grpc.StatusCode), plan.rate / _BATCH)
     killer = Killer(stage.folder, rng := random.Random(plan.seed))
     kinds = set(victims(stage.folder))
     began = time.monotonic()
@@ -107,7 +111,7 @@ def kill_and_recount(stage: Stage, plan: Plan) -> Outcome:
     eventually(lambda: maintenance.try_to(rebuild.step), _CALM_SECONDS, _POLL_SECONDS)
     eventually(lambda: reports.try_to(lambda: metadata_of(site).pending_events == 0), _CALM_SECONDS, _POLL_SECONDS)
     aggregated = site.overview(*WHOLE).events
-    found = Outcome(killer.killed, len(events), aggregated, senders.refused.total(), reports, maintenance)
+    found = Outcome(killer.killed, len(events), aggregated, senders.refused, reports, maintenance)
     found.differences = differing(site, events)
     code, output = footfall(suite, "verify", "--site", site.slug)
     found.verify = output if code else ""
@@ -123,7 +127,7 @@ def _figures(plan: Plan, found: Outcome) -> list[Figure]:
         Figure(PART, "lost", max(0, found.events - found.aggregated), "events", 0.0, at_least=False),
         Figure(PART, "answers that differ from the recount", len(found.differences), "", 0.0, at_least=False),
         Figure(PART, "`footfall verify` failed", bool(found.verify), "", 0.0, at_least=False),
-        Figure(PART, "batches that were refused and sent again", found.tried_again, "calls"),
+        Figure(PART, "batches that were refused and sent again", found.tried_again.total(), "calls"),
         Figure(PART, "reports answered", found.reports.answered, "calls"),
         Figure(PART, "reports refused", found.reports.refused.total(), "calls"),
         Figure(PART, "calls of maintenance answered", found.maintenance.answered, "calls"),

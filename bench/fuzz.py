@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,13 @@ from bench.figures import Figure
 from bench.fuzz_calls import Verdicts, call, open_channel, rpcs_of
 from bench.fuzz_plan import Planner
 from bench.own_suite import MEGABYTE, open_stage, peak_memory
+from tests.oracle.raw_events import SECOND
 from tests.support.commands import footfall
 from tests.support.footfall_site import FootfallSite
 from tests.support.processes import service_pids
 from tests.support.rebuilding import rebuilt
 from tests.support.suite import Suite
-from tests.support.traffic import batch_of, differing, made_up
+from tests.support.traffic import WHOLE, batch_of, differing, made_up
 
 PART = "fuzz"
 GROWTH_MEGABYTES = 400.0
@@ -42,6 +44,7 @@ _CALLERS = 8
 _SHARE = 200
 """How many calls are planned at once; between two shares the keys are mended."""
 _EVENTS = 300
+_RECENT = timedelta(days=1)
 _SHOWN = 20
 _SAID = 1_000
 
@@ -98,10 +101,10 @@ def fuzz(suite: Suite, seed: int, count: int) -> Outcome:
             channel.close()
     rebuilt(lively)
     lively.aggregate()
-    code, output = footfall(suite, "verify", "--site", lively.slug)
+    verified = [_verify(suite, lively, start, end) for start, end in _spans()]
     growth = {service: peak - sizes[service] for service, peak in zip(before, peaks, strict=True)}
     found = differing(quiet, events)
-    return Outcome(verdicts, count, len(rpcs), seconds, growth, ended, found, output if code else "")
+    return Outcome(verdicts, count, len(rpcs), seconds, growth, ended, found, "".join(verified))
 
 
 def _make_calls(planner: Planner, numbers: range, channels: Mapping[str, grpc.Channel], verdicts: Verdicts) -> None:
@@ -112,6 +115,20 @@ def _make_calls(planner: Planner, numbers: range, channels: Mapping[str, grpc.Ch
         for attempt, answers in zip(attempts, made, strict=True):
             planner.learn(attempt, answers)
     planner.mend_keys()
+
+
+def _spans() -> list[tuple[datetime, datetime]]:
+    """Where the events lie: those with a sane instant, and those that were given none. Wild instants lie anywhere, and
+    a recount of every hour since 1970 would take minutes."""
+    sane = [datetime.fromtimestamp(micros // SECOND, UTC) for micros in WHOLE]
+    return [(sane[0], sane[1]), (datetime.now(UTC) - _RECENT, datetime.now(UTC) + _RECENT)]
+
+
+def _verify(suite: Suite, site: FootfallSite, start: datetime, end: datetime) -> str:
+    """The output of `footfall verify` over a range; "" if every answer equals the recount."""
+    instants = ("--start", start.isoformat(), "--end", end.isoformat())
+    code, output = footfall(suite, "verify", "--site", site.slug, *instants)
+    return output if code else ""
 
 
 def _lives(suite: Suite, service: str, pid: int, channels: Mapping[str, grpc.Channel]) -> bool:

@@ -1,124 +1,110 @@
-"""What a flood on one site costs the single events of another.
+"""A caller who does nothing wrong: one event a call, one call after the other, and what becomes of it meanwhile."""
 
-    python -m bench.neighbour [--scale 0.1] [--json FILE]
-
-One caller sends single events of the quiet site, each after the answer to the one before: alone, beside callers that
-flood the loud site, and beside a flood whose commits wait for a dedupe key that another transaction holds.
-"""
-
-import asyncio
 import itertools
 import random
+import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from dataclasses import dataclass, field
 
 import grpc
-import psycopg
 
-from bench.command_line import main
 from bench.events import batch
-from bench.figures import Figure
-from bench.ingest import requests_of
-from bench.own_suite import Stage, open_stage
-from bench.senders import Sent, call_all
-from common.db import plain_url
-from ingest_svc.event_ids import hashed_id
+from bench.refusals import Refusal, refusal_of
 
-PART = "neighbour"
-_EVENTS = 1_000
-"""How many single events the quiet site sends in each case."""
-_CALLERS = 64
-_BATCH = 500
-_BATCHES = 200
-"""How many different batches the flood has. When they are through they are sent again, as duplicates."""
-_HELD = "held by another transaction"
-
-_FLOOD = """
-import asyncio, sys
-from bench.neighbour import flood
-asyncio.run(flood(*sys.argv[1:]))
-"""
+_PAUSE_SECONDS = 0.02
+_TIMEOUT_SECONDS = 60.0
+_GRACE_SECONDS = 60.0
+_PATH = "/footfall.ingest.v1.IngestService/IngestBatch"
+# Channels to one address share a connection otherwise, and would wait for each other's bytes.
+OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
 
 
-def measure(scale: float) -> list[Figure]:
-    """Latencies of the quiet site's events in the three cases, and how many of them were refused."""
-    with open_stage() as stage:
-        quiet, loud = stage.create_site("quiet"), stage.create_site("loud")
-        requests = requests_of(round(_EVENTS * scale) + 100, 1, random.Random(1))
-        figures = _figures("alone", _send(stage, quiet, requests))
-        with _flooded(stage, loud):
-            figures += _figures("beside a flood", _send(stage, quiet, requests))
-        with _held_key(stage), _flooded(stage, loud):
-            figures += _figures("beside a flood that is locked", _send(stage, quiet, requests))
-        return figures
+@dataclass
+class Neighbour:
+    """The answers to the calls of one caller."""
 
+    latencies: list[float] = field(default_factory=list)
+    """Seconds of each call, answered or refused."""
+    refused: Counter[Refusal] = field(default_factory=Counter)
 
-def _send(stage: Stage, key: str, requests: list[bytes]) -> Sent:
-    return call_all(stage.connection.ingest, key, requests, 1)
+    @property
+    def longest(self) -> float:
+        """The longest call, in ms."""
+        return max(self.latencies) * 1e3
 
+    @property
+    def median(self) -> float:
+        """The median of the calls, in ms."""
+        return statistics.median(self.latencies) * 1e3
 
-def _figures(case: str, sent: Sent) -> list[Figure]:
-    figures = [Figure(PART, f"one event {case}, p{part}", sent.percentile(part), "ms") for part in (50, 95, 99)]
-    return [*figures, Figure(PART, f"one event {case}, slowest", max(sent.latencies) * 1e3, "ms")]
+    def percentile(self, percent: int) -> float:
+        """The percentile of the calls, in ms."""
+        return statistics.quantiles(self.latencies, n=100, method="inclusive")[percent - 1] * 1e3
+
+    @property
+    def share_refused(self) -> float:
+        """The part of the calls that were refused, in %."""
+        return 100 * self.refused.total() / len(self.latencies)
 
 
 @contextmanager
-def _flooded(stage: Stage, key: str) -> Iterator[None]:
-    """A process whose callers send batches of 500 events, and send again at once whatever the answer is."""
-    flooder = subprocess.Popen([sys.executable, "-c", _FLOOD, stage.connection.ingest, key], stdout=subprocess.PIPE)
-    try:
-        assert flooder.stdout is not None
-        flooder.stdout.readline()
-        yield
-    finally:
-        flooder.kill()
-        flooder.wait()
+def neighbour(address: str, keys: Sequence[str]) -> Iterator[Neighbour]:
+    """Sends events to ingest while the block runs, with the keys in turn. The last call is answered before it ends."""
+    found, stopping, ready = Neighbour(), threading.Event(), threading.Event()
 
-
-def _flood_requests() -> Iterator[bytes]:
-    rng = random.Random(2)
-    for _ in range(_BATCHES):
-        request = batch(_BATCH, rng)
-        request.events[0].event_id = _HELD
-        yield request.SerializeToString()
-
-
-async def flood(address: str, key: str) -> None:
-    """Floods a site until the process is killed. Writes a line once every caller has an answer."""
-    bodies = itertools.cycle([*_flood_requests()])
-    async with grpc.aio.insecure_channel(address) as channel:
-        call: Any = channel.unary_unary("/footfall.ingest.v1.IngestService/IngestBatch")  # type: ignore[call-arg]
-        metadata = (("x-write-key", key),)
-
-        async def caller() -> None:
-            while True:
+    def run() -> None:
+        rng = random.Random(5)
+        with grpc.insecure_channel(address, options=OWN_CONNECTION) as channel:
+            call = channel.unary_unary(_PATH, None, None)
+            for key in itertools.cycle(keys):
+                request = batch(1, rng).SerializeToString()
+                began = time.perf_counter()
                 try:
-                    await call(next(bodies), metadata=metadata)
-                except grpc.aio.AioRpcError:
-                    await asyncio.sleep(0.02)
+                    call(request, metadata=(("x-write-key", key),), timeout=_TIMEOUT_SECONDS)
+                except grpc.RpcError as error:
+                    found.refused[refusal_of(error)] += 1
+                found.latencies.append(time.perf_counter() - began)
+                ready.set()
+                if stopping.wait(_PAUSE_SECONDS):
+                    return
 
-        callers = [asyncio.create_task(caller()) for _ in range(_CALLERS)]
-        await asyncio.sleep(1)
-        print("flooding", flush=True)
-        await asyncio.gather(*callers)
+    thread = threading.Thread(target=run)
+    thread.start()
+    ready.wait(_TIMEOUT_SECONDS)
+    # The first call opens the connection.
+    found.latencies.clear()
+    try:
+        yield found
+    finally:
+        stopping.set()
+        thread.join()
+        if not found.latencies:
+            raise RuntimeError("the block ended before a call was made")
 
 
-@contextmanager
-def _held_key(stage: Stage) -> Iterator[None]:
-    """Holds a key that each of the flood's batches has."""
-    with psycopg.connect(plain_url(stage.database_url)) as holder:
-        holder.execute("DELETE FROM ingest_dedupes WHERE dedupe_key = %s", (hashed_id(_HELD).hex(),))
-        holder.execute(
-            "INSERT INTO ingest_dedupes SELECT %s, site_id, %s FROM sites WHERE slug = 'loud'",
-            (datetime.now(UTC) + timedelta(days=1), hashed_id(_HELD).hex()),
-        )
-        yield
-        holder.rollback()
+def beside_flood(
+    address: str, keys: Sequence[str], flood: str, seconds: float
+) -> tuple[Neighbour, Neighbour, list[str]]:
+    """A neighbour alone, a neighbour beside a flood of `seconds`, and the lines that the flood printed.
 
-
-if __name__ == "__main__":
-    main(__doc__, measure)
+    `flood` is Python code. It runs in a process of its own, so that it does not take the neighbour's time in the
+    interpreter, and prints a first line when it begins, which is not among those returned.
+    """
+    with neighbour(address, keys) as alone:
+        time.sleep(seconds / 2)
+    process = subprocess.Popen([sys.executable, "-c", flood], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with neighbour(address, keys) as beside:
+            told, _ = process.communicate(timeout=seconds + _GRACE_SECONDS)
+    finally:
+        process.kill()
+        process.wait()
+    return alone, beside, told.splitlines()

@@ -59,7 +59,12 @@ def stream_all(address: str, key: str, requests: Sequence[bytes], streams: int) 
 
 def offer(address: str, key: str, requests: Sequence[bytes], calls_a_second: float) -> Sent:
     """Sends the requests by IngestBatch at a fixed rate, whether or not earlier ones are answered."""
-    return asyncio.run(_offer(address, key, requests, calls_a_second))
+    return offer_each(address, [key] * len(requests), requests, calls_a_second)
+
+
+def offer_each(address: str, keys: Sequence[str], requests: Sequence[bytes], calls_a_second: float) -> Sent:
+    """As `offer`, each request with a key of its own."""
+    return asyncio.run(_offer(address, keys, requests, calls_a_second))
 
 
 async def _call_all(address: str, key: str, requests: Sequence[bytes], callers: int) -> Sent:
@@ -109,24 +114,24 @@ async def _stream_all(address: str, key: str, requests: Sequence[bytes], streams
         return sent
 
 
-async def _offer(address: str, key: str, requests: Sequence[bytes], calls_a_second: float) -> Sent:
-    async with _open(address, key) as (channel, metadata):
+async def _offer(address: str, keys: Sequence[str], requests: Sequence[bytes], calls_a_second: float) -> Sent:
+    async with _open(address, keys[0]) as (channel, _):
         call = _unary(channel)
         sent = Sent()
 
-        async def send(request: bytes, due: float) -> None:
+        async def send(key: str, request: bytes, due: float) -> None:
             try:
                 # The latency begins when the request was due, so that it includes the time by which the sender is late.
-                sent.count(await call(request, metadata=metadata), due)
+                sent.count(await call(request, metadata=(("x-write-key", key),)), due)
             except grpc.aio.AioRpcError:
                 sent.refused += 1
 
         began = time.perf_counter()
         tasks = []
-        for number, request in enumerate(requests):
+        for number, (key, request) in enumerate(zip(keys, requests, strict=True)):
             due = began + number / calls_a_second
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            tasks.append(asyncio.create_task(send(request, due)))
+            tasks.append(asyncio.create_task(send(key, request, due)))
         await asyncio.gather(*tasks)
         sent.seconds = time.perf_counter() - began
         return sent

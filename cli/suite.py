@@ -176,9 +176,13 @@ def running_suite(
         connection = Connection(ingest, query, admin, admin_key)
         ConnectionFile(ingest, query, admin, admin_key, database_url).write(data_dir)
         stopping = threading.Event()
-        watcher = threading.Thread(target=_watch, args=(stopping, postgres, services), daemon=True)
-        watcher.start()
-        stack.callback(watcher.join)
+        watchers = [threading.Thread(target=_watch_services, args=(stopping, services), daemon=True)]
+        if postgres is not None:
+            # A service that starts waits for the database, so Postgres must not wait for a service.
+            watchers.append(threading.Thread(target=_watch_postgres, args=(stopping, postgres), daemon=True))
+        for watcher in watchers:
+            watcher.start()
+            stack.callback(watcher.join)
         stack.callback(stopping.set)
         yield connection
 
@@ -226,13 +230,17 @@ def _first_line(error: Exception) -> str:
     return (str(cause).splitlines() or [type(cause).__name__])[0]
 
 
-def _watch(stopping: threading.Event, postgres: EmbeddedPostgres | None, services: list[_Service]) -> None:
+def _watch_postgres(stopping: threading.Event, postgres: EmbeddedPostgres) -> None:
     while not stopping.wait(_WATCH_SECONDS):
         try:
-            if postgres is not None and postgres.restart_if_dead():
+            if postgres.restart_if_dead():
                 _log.warning("Postgres had ended; it runs again")
         except (OSError, RuntimeError, AssertionError, subprocess.SubprocessError) as error:
             _log.warning("Postgres does not start again yet: %s", error)
+
+
+def _watch_services(stopping: threading.Event, services: list[_Service]) -> None:
+    while not stopping.wait(_WATCH_SECONDS):
         for service in services:
             if stopping.is_set():
                 return

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from grpc_status import rpc_status
 
 from tests.support.traffic import Sending
 
-_TRY_AGAIN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
+TRY_AGAIN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
 
 
 class Pushback(NamedTuple):
@@ -47,6 +47,10 @@ class Senders:
 
     sendings: Iterable[Sending]
     threads: int = 8
+    try_again: Collection[grpc.StatusCode] = TRY_AGAIN
+    """After which refusals a batch is sent again; any other ends the sender."""
+    batches_a_second: float = 0.0
+    """How fast batches are sent for the first time at most; 0 = as fast as they are answered."""
     acknowledged: int = 0
     """Batches, so far."""
     accepted: int = 0
@@ -58,7 +62,12 @@ class Senders:
 
     def start(self) -> None:
         self._pool = ThreadPoolExecutor(self.threads)
-        self._futures = [self._pool.submit(self._send, sending) for sending in self.sendings]
+        began = time.monotonic()
+        pause = 1 / self.batches_a_second if self.batches_a_second else 0.0
+        self._futures = [
+            self._pool.submit(self._send, sending, began + number * pause)
+            for number, sending in enumerate(self.sendings)
+        ]
 
     def finish(self) -> None:
         """Waits for the last acknowledgement. Raises what a sender could not bear."""
@@ -67,13 +76,14 @@ class Senders:
             future.result(120)
         self._pool.shutdown()
 
-    def _send(self, sending: Sending, seconds: float = 60.0) -> None:
+    def _send(self, sending: Sending, due: float, seconds: float = 60.0) -> None:
+        time.sleep(max(0.0, due - time.monotonic()))
         until = time.monotonic() + seconds
         while True:
             try:
                 response = sending.send()
             except grpc.RpcError as error:
-                if error.code() not in _TRY_AGAIN or time.monotonic() > until:
+                if error.code() not in self.try_again or time.monotonic() > until:
                     raise
                 with self._lock:
                     self.refused[error.code()] += 1

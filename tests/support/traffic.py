@@ -132,3 +132,14 @@ def assert_recounts(site: FootfallSite, events: Iterable[RawEvent], *, not_aggre
             if query != "events":
                 assert answered == expected, f"{query} over {span}"
         assert sorted(site.events(span), key=lambda event: event.order) == of_all.events(*span)
+
+
+def differing(site: FootfallSite, events: Iterable[RawEvent]) -> list[str]:
+    """The reports and lists over the whole and over odd ends that do not equal the recount, by name."""
+    recount = Recount(list(events), SESSION_TIMEOUT)
+    return [
+        f"{query} over {span}"
+        for span in (WHOLE, ODD)
+        for query, expected, answered in site.compare(recount, *span)
+        if answered != expected
+    ]

@@ -45,7 +45,9 @@ def create(
         typer.Option(metavar="DURATION", help="How long repeated events are recognised, such as 7d (default 24h)."),
     ] = "",
     shards: Annotated[int, typer.Option(help="Partitions aggregated side by side, 1-64.")] = 1,
-    write_key: Annotated[str, typer.Option(help="A write key of your own, 16-256 characters; default: a new one is generated.")] = "",
+    write_key: Annotated[
+        str, typer.Option(help="A write key of your own, of 16-256 characters; default: a new one is generated.")
+    ] = "",
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Create a site and print its write key, which is shown only once."""

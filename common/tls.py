@@ -129,6 +129,14 @@ def is_loopback(address: str) -> bool:
     return all(one.is_loopback or _mapped_loopback(one) for one in found)
 
 
+def is_self_signed(certificate: Path) -> bool:
+    """Whether the file ends with a certificate that is its own authority, so that a client needs no other file.
+
+    Raises CertificateError for an unusable file."""
+    last = _certificates("CERTIFICATE", certificate, _read("CERTIFICATE", certificate))[-1]
+    return last.issuer == last.subject
+
+
 def name_for(certificate: Path, host: str) -> str:
     """The name by which a client that calls `host` must ask for the certificate: "" = the host itself is one of its
     names. Raises CertificateError for an unusable file."""

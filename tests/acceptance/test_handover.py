@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
 """gRPC would share one connection among the channels of a process; otherwise clients are as they come."""
-QUICK = {"FOOTFALL_CONNECTION_AGE_SECONDS": "0.5"}
+QUICK = {"FOOTFALL_CONNECTION_AGE_SECONDS": "2"}
 FAR = time_range(0, 4_000_000_000_000_000)
 
 
@@ -32,9 +33,9 @@ def workers(running: Running) -> set[int]:
     return {child.pid for child in psutil.Process(running.process.pid).children() if is_alive(child.pid)}
 
 
-def rounds(running: Running) -> int:
-    """How many times all workers have been replaced."""
-    return running.log.read_text().count("have been replaced")
+def rounds_are(running: Running, number: int) -> bool:
+    """Whether all workers have been replaced so many times."""
+    return running.log.read_text().count("have been replaced") == number
 
 
 @contextmanager
@@ -87,7 +88,7 @@ def test_no_call_fails_while_the_workers_are_replaced(suite: "Suite", service: s
             for number in range(times):
                 before, calls = workers(running), dict(counts)
                 running.process.send_signal(signal.SIGHUP)
-                eventually(lambda number=number: rounds(running) == number + 1, 120)
+                eventually(partial(rounds_are, running, number + 1), 120)
                 assert not workers(running) & before
                 assert len(workers(running)) == count
                 assert all(counts[kind] > calls[kind] for kind in counts)

@@ -14,6 +14,7 @@ import psutil  # type: ignore[import-untyped]  # carries no type information
 import pytest
 from footfall.ingest.v1 import ingest_pb2_grpc
 from footfall.query.v1 import query_pb2, query_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.support.footfall_site import FootfallSite, time_range
 from tests.support.processes import Running, eventually, is_alive, running_service
@@ -22,6 +23,7 @@ from tests.support.refusals import batch, event
 if TYPE_CHECKING:
     from tests.support.suite import Suite
 
+SERVING = health_pb2.HealthCheckResponse.SERVING
 OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
 """gRPC would share one connection among the channels of a process; otherwise clients are as they come."""
 QUICK = {"FOOTFALL_CONNECTION_AGE_SECONDS": "2"}
@@ -40,7 +42,8 @@ def rounds_are(running: Running, number: int) -> bool:
 
 @contextmanager
 def callers(address: str, site: FootfallSite, *, query: bool) -> Iterator[dict[str, int]]:
-    """Calls without a pause: from four threads on connections that are kept and from one that opens one for each call.
+    """Calls without a pause: from three threads on connections that are kept, from one that opens one for each call,
+    and from eight that keep the process busy.
 
     Yields how many calls there were. At the end raises the first call's error.
     """
@@ -68,8 +71,14 @@ def callers(address: str, site: FootfallSite, *, query: bool) -> Iterator[dict[s
                 call(channel)
                 counts["opened"] += 1
 
-    with ThreadPoolExecutor(5) as pool:
-        running: list[Any] = [pool.submit(work) for work in (*[keep] * 4, open_anew)]
+    def keep_busy() -> None:
+        with grpc.insecure_channel(address, options=OWN_CONNECTION) as channel:
+            health = health_pb2_grpc.HealthStub(channel)
+            while not done.is_set():
+                assert health.Check(health_pb2.HealthCheckRequest(), timeout=20).status == SERVING
+
+    with ThreadPoolExecutor(12) as pool:
+        running: list[Any] = [pool.submit(work) for work in (*[keep] * 3, open_anew, *[keep_busy] * 8)]
         try:
             yield counts
         finally:

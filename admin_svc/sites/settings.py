@@ -59,7 +59,11 @@ def check_name(field: str, name: str) -> str:
 def check_write_key(key: str) -> str:
     """A write key that the caller has chosen. Raises CallError if it is short or cannot be sent in metadata."""
     if not _WRITE_KEY.fullmatch(key):
-        raise invalid("write_key", Reason.WRITE_KEY_INVALID, "must be 16–256 visible ASCII characters; leave it empty to get one")
+        raise invalid(
+            "write_key",
+            Reason.WRITE_KEY_INVALID,
+            "must be 16–256 visible ASCII characters; leave it empty to get a generated one",
+        )
     return key
 
 

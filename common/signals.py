@@ -5,6 +5,7 @@ closed stops the process too.
 """
 
 import asyncio
+import atexit
 import os
 import signal
 import sys
@@ -37,12 +38,10 @@ class Signals:
             on_hangup()
 
     def ignore(self) -> None:
-        """From now on signals change nothing. To be called in the main thread when the process begins to stop.
-
-        A handler would not be enough: the interpreter puts the default, which kills, in its place before it ends.
-        """
+        """From now on signals change nothing. To be called in the main thread when the process begins to stop."""
         for number in (*_STOPPING, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
+            # Not SIG_IGN: Python complains of a signal that came just before.
+            signal.signal(number, _do_nothing)
 
     def stop(self, *_: object) -> None:
         """The handler of SIGTERM and SIGINT."""
@@ -80,7 +79,18 @@ def watch() -> Signals:
     for number in _STOPPING:
         signal.signal(number, made.stop)
     signal.signal(signal.SIGHUP, made.hang_up)
+    # Registered first, so it runs last. After it the interpreter puts the default, which kills, in place of handlers.
+    atexit.register(_ignore_all)
     return made
+
+
+def _do_nothing(*_: object) -> None:
+    pass
+
+
+def _ignore_all() -> None:
+    for number in (*_STOPPING, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class Told(NamedTuple):

@@ -16,6 +16,7 @@ from footfall.query.v1.query_pb2_grpc import QueryServiceStub
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from cli.client_tls import ClientTls
 from cli.connection_file import FILE_NAME, read_connection_file
 
 DEFAULT_DATA_DIR = Path(".footfall")
@@ -31,6 +32,10 @@ _ENVIRONMENT = {
     "query": "FOOTFALL_QUERY",
     "admin": "FOOTFALL_ADMIN",
     "admin_key": "FOOTFALL_ADMIN_KEY",
+    "tls_ca": "FOOTFALL_TLS_CA",
+    "tls_client_certificate": "FOOTFALL_TLS_CLIENT_CERTIFICATE",
+    "tls_client_key": "FOOTFALL_TLS_CLIENT_KEY",
+    "tls_server_name": "FOOTFALL_TLS_SERVER_NAME",
 }
 
 # gRPC itself allows 5 attempts at most. Only calls that may be done twice are retried: a second CreateSite would fail,
@@ -74,12 +79,21 @@ _RETRY_UNAVAILABLE = json.dumps(
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """The `host:port` addresses of the three services and an admin key; "" = not known."""
+    """The `host:port` addresses of the three services, an admin key, and how to speak TLS; "" = not known, or not."""
 
     ingest: str = ""
     query: str = ""
     admin: str = ""
     admin_key: str = field(default="", repr=False)
+    tls_ca: str = ""
+    tls_client_certificate: str = ""
+    tls_client_key: str = ""
+    tls_server_name: str = ""
+
+    @property
+    def tls(self) -> ClientTls:
+        """How to speak TLS."""
+        return ClientTls(self.tls_ca, self.tls_client_certificate, self.tls_client_key, self.tls_server_name)
 
     @classmethod
     def read(cls, data_dir: Path, environment: Mapping[str, str] = os.environ) -> "Connection":
@@ -101,19 +115,19 @@ class Connection:
     @contextmanager
     def open_query(self) -> Iterator[QueryServiceStub]:
         """A stub that sends the admin key. For a gRPC error in the block prints it and raises typer.Exit(1)."""
-        with _channel(self._need("query"), self._need("admin_key")) as channel:
+        with _channel(self._need("query"), self._need("admin_key"), self.tls) as channel:
             yield QueryServiceStub(channel)
 
     @contextmanager
     def open_admin(self) -> Iterator[AdminServiceStub]:
         """A stub that sends the admin key. For a gRPC error in the block prints it and raises typer.Exit(1)."""
-        with _channel(self._need("admin"), self._need("admin_key")) as channel:
+        with _channel(self._need("admin"), self._need("admin_key"), self.tls) as channel:
             yield AdminServiceStub(channel)
 
     @contextmanager
     def open_ingest(self) -> Iterator[IngestServiceStub]:
         """A stub without a key, because a write key goes with each call. Raises as the others do."""
-        with _channel(self._need("ingest"), "") as channel:
+        with _channel(self._need("ingest"), "", self.tls) as channel:
             yield IngestServiceStub(channel)
 
     def _need(self, name: str) -> str:
@@ -166,21 +180,37 @@ def rich_status(error: grpc.RpcError) -> status_pb2.Status:
 
 
 @contextmanager
-def _channel(address: str, key: str) -> Iterator[grpc.Channel]:
-    options = [
+def _channel(address: str, key: str, tls: ClientTls) -> Iterator[grpc.Channel]:
+    options: list[tuple[str, Any]] = [
+        *tls.options(),
         ("grpc.service_config", _RETRY_UNAVAILABLE),
         # So that a server that disappears is noticed, also by a stream, which has no deadline.
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
     ]
     try:
-        with grpc.insecure_channel(address, options=options) as channel:
+        credentials = tls.credentials()
+    except ValueError as error:
+        raise fail(str(error)) from None
+    if credentials is None:
+        made = grpc.insecure_channel(address, options=options)
+    else:
+        made = grpc.secure_channel(address, credentials, options=options)
+    try:
+        with made as channel:
             yield grpc.intercept_channel(channel, _Authorization(key)) if key else channel
     except grpc.RpcError as error:
         hint = ""
         if error.code() is grpc.StatusCode.UNAVAILABLE and not rich_status(error).details:
-            hint = f" (nothing answers at {address}: is `footfall up` running?)"
+            hint = f" ({_hint(address, tls)})"
         raise fail(describe(error) + hint) from None
+
+
+def _hint(address: str, tls: ClientTls) -> str:
+    if not tls.in_use:
+        return f"nothing answers at {address} in plain text: is `footfall up` running? For TLS set FOOTFALL_TLS_CA"
+    own = "" if tls.certificate else ", and does it want a certificate of yours (FOOTFALL_TLS_CLIENT_CERTIFICATE)?"
+    return f"nothing answers at {address} with TLS: does it speak TLS, with a certificate of {tls.ca}{own or '?'}"
 
 
 class _CallDetails(NamedTuple):

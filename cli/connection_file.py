@@ -10,13 +10,20 @@ FILE_NAME = "footfall.json"
 
 @dataclass(frozen=True, slots=True)
 class ConnectionFile:
-    """The contents of the file. Addresses are host:port. Only the owner can read it, because it holds an admin key."""
+    """The contents of the file. Addresses are host:port, the others of TLS are paths of PEM files (see ClientTls).
+
+    Only the owner can read it, because it holds an admin key.
+    """
 
     ingest: str
     query: str
     admin: str
     admin_key: str
     database_url: str
+    tls_ca: str = ""
+    tls_client_certificate: str = ""
+    tls_client_key: str = ""
+    tls_server_name: str = ""
 
     def write(self, data_dir: Path) -> None:
         """Replaces the file atomically, so that no reader sees a part of it."""
@@ -35,8 +42,10 @@ def read_connection_file(data_dir: Path) -> ConnectionFile | None:
     path = data_dir / FILE_NAME
     try:
         known = json.loads(path.read_bytes())
-        return ConnectionFile(**{name: str(known[name]) for name in ConnectionFile.__slots__})
+        tls = {name: str(known.get(name, "")) for name in ConnectionFile.__slots__ if name.startswith("tls_")}
+        others = {name: str(known[name]) for name in ConnectionFile.__slots__ if name not in tls}
+        return ConnectionFile(**others, **tls)
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({error!r}); remove it and start `footfall up` anew") from None

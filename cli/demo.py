@@ -3,7 +3,6 @@
 import json
 import shlex
 import shutil
-import signal
 import sys
 import time
 from datetime import timedelta
@@ -18,7 +17,9 @@ from cli.connection import Connection, fail
 from cli.connection_file import FILE_NAME
 from cli.import_log import import_access_log, print_result
 from cli.report import print_report
-from cli.suite import SuiteError, running_suite
+from cli.service import SuiteError
+from cli.suite import running_suite
+from common import signals
 
 SITE = "demo"
 LOG = Path(__file__).resolve().parent.parent / "examples" / "semicomplete-2015-05.access.log.gz"
@@ -38,8 +39,7 @@ def demo(
     if not LOG.exists():
         raise fail(f"the demo's log is part of a source checkout, and {LOG} is not there")
     console = Console()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+    signals.watch().tell(on_stop=_interrupt, on_hangup=_interrupt)
     try:
         with running_suite(data_dir, ANY_FREE_PORTS) as connection:
             _ensure_site(connection)
@@ -70,6 +70,8 @@ def wait_until_aggregated(connection: Connection, site: str, seconds: float = AG
 
 
 def _interrupt(*_: object) -> None:
+    # A second signal would interrupt the stop.
+    signals.watch().ignore()
     # The same as Ctrl-C: the processes that were started are stopped.
     raise KeyboardInterrupt
 
@@ -95,7 +97,8 @@ def _what_next(connection: Connection, data_dir: Path) -> str:
     # The key itself is not printed, because output ends up in logs and screenshots.
     read_key = f'import json; print(json.load(open("{FILE_NAME}"))["admin_key"])'
     key = f"ADMIN_KEY=$(cd {shlex.quote(str(data_dir))} && python3 -c {shlex.quote(read_key)})"
-    call = 'grpcurl -plaintext -H "authorization: Bearer $ADMIN_KEY" -d'
+    grpcurl = shlex.join(["grpcurl", *connection.tls.grpcurl_options()])
+    call = f'{grpcurl} -H "authorization: Bearer $ADMIN_KEY" -d'
     overview = json.dumps({"site": SITE, "range": LOG_RANGE})
     top = json.dumps({"site": SITE, "range": LOG_RANGE, "dimension": "DIMENSION_PAGE", "limit": 3})
     return f"""\
@@ -107,7 +110,7 @@ and, while that runs, call it from another terminal (grpcurl: go install
 github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3):
 
   {key}
-  grpcurl -plaintext {connection.query} describe footfall.query.v1.QueryService
+  {grpcurl} {connection.query} describe footfall.query.v1.QueryService
   {call} '{overview}' {connection.query} footfall.query.v1.QueryService/GetOverview
   {call} '{top}' {connection.query} footfall.query.v1.QueryService/GetTop
 """

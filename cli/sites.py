@@ -54,7 +54,9 @@ def create(
     ] = "",
     shards: Annotated[int, typer.Option(help="Partitions aggregated side by side, 1-64.")] = 1,
     max_events_per_second: MaxEventsPerSecond = None,
-    write_key: Annotated[str, typer.Option(help="A write key of your own; default: a new one is generated.")] = "",
+    write_key: Annotated[
+        str, typer.Option(help="A write key of your own, of 16-256 characters; default: a new one is generated.")
+    ] = "",
     data_dir: DataDir = DEFAULT_DATA_DIR,
 ) -> None:
     """Create a site and print its write key, which is shown only once."""

@@ -5,133 +5,48 @@ import os
 import secrets
 import socket
 import subprocess
-import sys
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import fasteners
 import psycopg
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
+from cli.client_tls import OFF, SYSTEM, ClientTls
 from cli.connection import Connection
 from cli.connection_file import ConnectionFile, read_connection_file
 from cli.embedded_postgres import EmbeddedPostgres
+from cli.service import Service, SuiteError
+from common.clock import system_clock
 from common.db import Database, DatabaseFault
 from common.migrate import migrate
 from common.schema_revision import SchemaError
+from common.tls import CertificateError, TlsFiles, is_self_signed, name_for
+from common.workers import held_port
 
 _log = logging.getLogger(__name__)
 
 SERVICES = ("ingest", "query", "admin")
 DEFAULT_PORTS = (50051, 50052, 50053)
 
-_START_SECONDS = 60.0
-_STOP_SECONDS = 20.0
-_POLL_SECONDS = 0.05
 _WATCH_SECONDS = 0.5
-_LONGEST_PAUSE = 10.0
-
-
-class SuiteError(Exception):
-    """The suite cannot run. The message says why and what to do."""
-
-
-@dataclass
-class _Service:
-    """The process of a service, which can be started again at the same address."""
-
-    name: str
-    data_dir: Path
-    environment: dict[str, str]
-    listen: str
-    process: subprocess.Popen[bytes] | None = None
-    pause: float = field(default=0.5)
-    not_before: float = 0.0
-
-    @property
-    def log(self) -> Path:
-        return self.data_dir / "log" / f"{self.name}.log"
-
-    @property
-    def _address_file(self) -> Path:
-        return self.data_dir / f"{self.name}.address"
-
-    def start(self) -> None:
-        """Starts the process. `wait` returns when it answers."""
-        self._address_file.unlink(missing_ok=True)
-        environment = {
-            **self.environment,
-            "FOOTFALL_LISTEN": self.listen,
-            "FOOTFALL_ADDRESS_FILE": str(self._address_file),
-            "FOOTFALL_STOP_WITH_PARENT": "true",
-        }
-        with self.log.open("ab") as log:
-            # A process session of its own: Ctrl-C reaches only the parent, which stops all services in order.
-            self.process = subprocess.Popen(
-                # -P, so that a folder of the same name in the working directory is not imported.
-                [sys.executable, "-P", "-m", f"{self.name}_svc"],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                env=environment,
-                start_new_session=True,
-            )
-
-    def wait(self) -> None:
-        """Returns once the process answers calls. Raises SuiteError, with the end of its log, if it does not."""
-        assert self.process is not None
-        until = time.monotonic() + _START_SECONDS
-        while not self._address_file.exists():
-            if self.process.poll() is not None or time.monotonic() > until:
-                self.stop()
-                tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-5:])
-                raise SuiteError(f"the {self.name} service did not start; {self.log} ends with:\n{tail}")
-            time.sleep(_POLL_SECONDS)
-        # A port that was chosen for 0 is kept, so that clients find the service after a restart.
-        self.listen = self._address_file.read_text()
-
-    def restart_if_dead(self) -> None:
-        """Starts the process again if it has ended. The pause doubles, up to 10 s, each time that fails."""
-        assert self.process is not None
-        if self.process.poll() is None or time.monotonic() < self.not_before:
-            return
-        _log.warning("the %s service ended with %s; starting it again", self.name, self.process.returncode)
-        try:
-            self.start()
-            self.wait()
-            self.pause = 0.5
-        except SuiteError as error:
-            _log.warning("%s", error)
-            self.pause = min(self.pause * 2, _LONGEST_PAUSE)
-        self.not_before = time.monotonic() + self.pause
-
-    def terminate(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self.process.terminate()
-
-    def stop(self) -> None:
-        """Lets calls under way finish. Kills the process if it does not end within 20 s."""
-        self.terminate()
-        if self.process is not None:
-            try:
-                self.process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+_HOST = "127.0.0.1"
 
 
 @contextmanager
 def running_suite(
-    data_dir: Path, ports: tuple[int, int, int] = DEFAULT_PORTS, environment: Mapping[str, str] = os.environ
+    data_dir: Path,
+    ports: tuple[int, int, int] = DEFAULT_PORTS,
+    environment: Mapping[str, str] = os.environ,
+    upgrade: threading.Event | None = None,
 ) -> Iterator[Connection]:
     """Starts everything on `data_dir` and yields a connection to it. On exit everything is drained and stopped.
 
     Port 0 takes a free one. `environment` is the environment of the services. The database is that of its
-    FOOTFALL_DATABASE_URL, else an embedded one. Raises SuiteError if the folder is in use or a service does not start.
+    FOOTFALL_DATABASE_URL, else an embedded one. Whenever `upgrade` is set, the services are replaced one after the
+    other, without a failed call. Raises SuiteError if the folder is in use or a service does not start.
     """
     try:
         (data_dir / "log").mkdir(parents=True, exist_ok=True)
@@ -143,7 +58,8 @@ def running_suite(
         raise SuiteError(f"footfall is already running on {data_dir}; stop it first or choose another --data-dir")
     with ExitStack() as stack:
         stack.callback(lock.release)
-        _check_free(ports)
+        tls = _client_tls(environment)
+        held = [stack.enter_context(_held(name, port)) for name, port in zip(SERVICES, ports, strict=True)]
         postgres: EmbeddedPostgres | None = None
         database_url = environment.get("FOOTFALL_DATABASE_URL", "")
         if not database_url:
@@ -163,8 +79,7 @@ def running_suite(
         )
         for_services = {**environment, "FOOTFALL_DATABASE_URL": database_url}
         services = [
-            _Service(name, data_dir, dict(for_services), f"127.0.0.1:{port}")
-            for name, port in zip(SERVICES, ports, strict=True)
+            Service(name, data_dir, dict(for_services), port) for name, port in zip(SERVICES, held, strict=True)
         ]
         services[-1].environment["FOOTFALL_ADMIN_KEY"] = admin_key
         stack.callback(_stop_all, services)
@@ -173,10 +88,12 @@ def running_suite(
         for service in services:
             service.wait()
         ingest, query, admin = (service.listen for service in services)
-        connection = Connection(ingest, query, admin, admin_key)
-        ConnectionFile(ingest, query, admin, admin_key, database_url).write(data_dir)
+        known = (tls.ca, tls.certificate, tls.key, tls.server_name)
+        connection = Connection(ingest, query, admin, admin_key, *known)
+        file = ConnectionFile(ingest, query, admin, admin_key, database_url, *known)
+        file.write(data_dir)
         stopping = threading.Event()
-        watchers = [threading.Thread(target=_watch_services, args=(stopping, services), daemon=True)]
+        watchers = [threading.Thread(target=_watch_services, args=(stopping, services, upgrade), daemon=True)]
         if postgres is not None:
             # A service that starts waits for the database, so Postgres must not wait for a service.
             watchers.append(threading.Thread(target=_watch_postgres, args=(stopping, postgres), daemon=True))
@@ -187,18 +104,42 @@ def running_suite(
         yield connection
 
 
-def _check_free(ports: tuple[int, int, int]) -> None:
-    for name, port in zip(SERVICES, ports, strict=True):
-        with socket.socket() as probe:
-            # So that a port with nothing but connections in TIME_WAIT counts as free.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError as error:
-                raise SuiteError(
-                    f"port {port} of the {name} service cannot be used: {error.strerror}; "
-                    "stop what listens there, or choose other ports with --ports INGEST,QUERY,ADMIN (0 = any free one)"
-                ) from None
+def _client_tls(environment: Mapping[str, str]) -> ClientTls:
+    """How commands on this machine reach services that are started with this environment. Raises SuiteError for
+    certificates that cannot be used."""
+    certificate, key = (environment.get(f"FOOTFALL_TLS_{name}", "") for name in ("CERTIFICATE", "KEY"))
+    if not certificate or not key:
+        return ClientTls()
+    ca = environment.get("FOOTFALL_TLS_CLIENT_CA", "")
+    path = Path(certificate).absolute()
+    try:
+        TlsFiles(path, Path(key), Path(ca) if ca else None).read(system_clock)
+        authority = str(path) if is_self_signed(path) else SYSTEM
+        server_name = name_for(path, _HOST)
+    except CertificateError as error:
+        raise SuiteError(str(error)) from None
+    given = {
+        name: environment.get(f"FOOTFALL_TLS_{name}", "")
+        for name in ("CA", "CLIENT_CERTIFICATE", "CLIENT_KEY", "SERVER_NAME")
+    }
+    # The commands may be run in another folder.
+    paths = {name: str(Path(path).absolute()) if path else "" for name, path in given.items()}
+    return ClientTls(
+        given["CA"] if given["CA"] in (SYSTEM, OFF) else paths["CA"] or authority,
+        paths["CLIENT_CERTIFICATE"],
+        paths["CLIENT_KEY"],
+        given["SERVER_NAME"] or server_name,
+    )
+
+
+def _held(name: str, port: int) -> socket.socket:
+    try:
+        return held_port(f"{_HOST}:{port}")
+    except OSError as error:
+        raise SuiteError(
+            f"port {port} of the {name} service cannot be used: {error.strerror}; "
+            "stop what listens there, or choose other ports with --ports INGEST,QUERY,ADMIN (0 = any free one)"
+        ) from None
 
 
 def migrate_schema(database_url: str) -> None:
@@ -239,7 +180,8 @@ def _watch_postgres(stopping: threading.Event, postgres: EmbeddedPostgres) -> No
             _log.warning("Postgres does not start again yet: %s", error)
 
 
-def _watch_services(stopping: threading.Event, services: list[_Service]) -> None:
+def _watch_services(stopping: threading.Event, services: list[Service], upgrade: threading.Event | None) -> None:
+    waiting: list[Service] = []
     while not stopping.wait(_WATCH_SECONDS):
         for service in services:
             if stopping.is_set():
@@ -249,9 +191,27 @@ def _watch_services(stopping: threading.Event, services: list[_Service]) -> None
             except OSError as error:
                 # A full disk or too many open files, for example. The watcher tries again.
                 _log.warning("the %s service cannot be started now: %s", service.name, error)
+        if upgrade is not None and upgrade.is_set():
+            upgrade.clear()
+            waiting = list(services)
+        # One after the other: the next begins when the one before has left.
+        if waiting and not stopping.is_set() and not any(service.leaving for service in services):
+            waiting = _replace(waiting)
 
 
-def _stop_all(services: list[_Service]) -> None:
+def _replace(waiting: list[Service]) -> list[Service]:
+    """Replaces the process of the first service. Returns the services that wait for theirs; none if that failed."""
+    service, *others = waiting
+    try:
+        service.hand_over()
+    except (SuiteError, OSError) as error:
+        _log.error("the %s service stays as it is, and those after it too: %s", service.name, error)
+        return []
+    _log.warning("the %s service has been replaced", service.name)
+    return others
+
+
+def _stop_all(services: list[Service]) -> None:
     for service in services:
         service.terminate()
     for service in services:

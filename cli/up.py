@@ -1,7 +1,6 @@
 """`footfall up` and `footfall migrate`."""
 
 import logging
-import signal
 import sys
 import threading
 from pathlib import Path
@@ -10,7 +9,9 @@ from typing import Annotated
 import typer
 
 from cli.connection import DataDir, database_url, fail
-from cli.suite import DEFAULT_PORTS, SuiteError, migrate_schema, running_suite
+from cli.service import SuiteError
+from cli.suite import DEFAULT_PORTS, migrate_schema, running_suite
+from common import signals
 
 
 def up(
@@ -20,14 +21,15 @@ def up(
         typer.Option(help="Ports of ingest, query and admin; 0 takes a free one.", metavar="INGEST,QUERY,ADMIN"),
     ] = ",".join(map(str, DEFAULT_PORTS)),
 ) -> None:
-    """Run everything on this machine until Ctrl-C or SIGTERM."""
+    """Run everything on this machine until Ctrl-C, SIGTERM or the end of the terminal.
+
+    SIGHUP replaces the services, one after the other and without a failed call, by those that are installed now.
+    """
     logging.basicConfig(stream=sys.stderr, level="WARNING", format="%(message)s")
-    stop = threading.Event()
-    # SIGHUP too, so that the processes end when the terminal is closed.
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: stop.set())
+    stop, upgrade = threading.Event(), threading.Event()
+    signals.watch().tell(on_stop=stop.set, on_hangup=upgrade.set)
     try:
-        with running_suite(data_dir, _ports(ports)) as connection:
+        with running_suite(data_dir, _ports(ports), upgrade=upgrade) as connection:
             typer.echo(f"ingest  {connection.ingest}")
             typer.echo(f"query   {connection.query}")
             typer.echo(f"admin   {connection.admin}")

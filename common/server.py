@@ -4,7 +4,6 @@ import asyncio
 import gc
 import logging
 import os
-import signal
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -18,10 +17,14 @@ from grpc_reflection.v1alpha import reflection
 from common.calls.boundary import Authenticate, Boundary, Rules, UnknownRpcs
 from common.calls.messages import MessageLimits, MessageTimes
 from common.calls.places import Places
+from common.clock import system_clock
 from common.db import Database
+from common.handover import hand_over
 from common.readiness import Readiness
 from common.reflection import CommentedPool
 from common.settings import Settings
+from common.signals import told
+from common.tls import credentials_of, is_loopback
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +40,6 @@ _OPTIONS = [
     # Far above the services' own limits, so that they refuse a message that is too large, with a reason.
     ("grpc.max_receive_message_length", 32 * 1024 * 1024),
     ("grpc.max_send_message_length", -1),
-    ("grpc.enable_channelz", 1),
     # A dead host is noticed on idle connections too, by the server and by clients that ping.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
@@ -45,6 +47,9 @@ _OPTIONS = [
     ("grpc.server_handshake_timeout_ms", 20_000),
     ("grpc.max_connection_idle_ms", 3_600_000),
 ]
+
+MAX_CONNECTION_AGE = "grpc.max_connection_age_ms"
+"""Only for workers: what a handover waits for. The limit is blurred by a tenth; streams may last longer."""
 
 Register = Callable[[grpc.aio.Server], None]
 
@@ -70,13 +75,17 @@ class Service:
     """Called when no new call is taken any more."""
 
 
-def build_server(settings: Settings, service: Service) -> tuple[grpc.aio.Server, Any]:
-    """A server with the service, reflection, health and channelz, not yet listening."""
+def build_server(settings: Settings, service: Service, address: str) -> tuple[grpc.aio.Server, Any]:
+    """A server with the service, reflection, health and, if the settings let it, channelz, not yet listening on
+    `address`."""
+    show_channels = is_loopback(address) if settings.channelz is None else settings.channelz
     server = grpc.aio.server(
         options=[
             *_OPTIONS,
+            ("grpc.enable_channelz", int(show_channels)),
             # Off by default: two servers started at one address by mistake would each get a part of its calls.
             ("grpc.so_reuseport", int(settings.shared_port)),
+            *([(MAX_CONNECTION_AGE, round(settings.connection_age_seconds * 1000))] if settings.shared_port else []),
         ],
     )
     times = MessageTimes(settings.first_message_seconds, settings.stream_idle_seconds, settings.stream_age_seconds)
@@ -88,8 +97,10 @@ def build_server(settings: Settings, service: Service) -> tuple[grpc.aio.Server,
     guarded = cast(Any, Boundary(server, keyless))
     health_servicer = cast(Any, health).aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, guarded)
-    channelz.add_channelz_servicer(guarded)
-    names = (service.name, health.SERVICE_NAME, "grpc.channelz.v1.Channelz", reflection.SERVICE_NAME)
+    names = [service.name, health.SERVICE_NAME, reflection.SERVICE_NAME]
+    if show_channels:
+        channelz.add_channelz_servicer(guarded)
+        names.append("grpc.channelz.v1.Channelz")
     reflection.enable_server_reflection(names, guarded, pool=cast(Any, CommentedPool()))
     server.add_generic_rpc_handlers((UnknownRpcs(),))
     return server, health_servicer
@@ -97,18 +108,19 @@ def build_server(settings: Settings, service: Service) -> tuple[grpc.aio.Server,
 
 async def serve(settings: Settings, service: Service, db: Database) -> None:
     """Serves until SIGTERM, SIGINT or the end of the parent. Then calls `on_drain`, waits for calls under way and
-    awaits `on_stop`.
+    awaits `on_stop`. A worker (`shared_port`) that gets SIGHUP first leaves the port to the others, without a failed
+    call.
 
     Health has two names: "" is SERVING as long as the process lives, the service's full name while the database answers
     and has the schema that this release needs. Raises SystemExit with one line if the address cannot be listened on or
     the schema of `db` is another one.
     """
     # First, so that a signal that comes during the start is handled too.
-    stop = told_to_stop(settings)
+    stop, hangup = told(stop_with_parent=settings.stop_with_parent)
     readiness = Readiness(db)
     ready = await readiness.check_at_start()
-    server, health_servicer = build_server(settings, service)
     address = settings.listen or f"127.0.0.1:{service.port}"
+    server, health_servicer = build_server(settings, service, address)
     host, port = address.rpartition(":")[0], _listen(server, address, settings)
     # Calls and chunks make tens of thousands of tuples and hardly any cycle. The search for cycles took a fifth of the
     # time.
@@ -125,7 +137,10 @@ async def serve(settings: Settings, service: Service, db: Database) -> None:
     watching = asyncio.create_task(readiness.watch(tell))
     announce(settings, f"{host}:{port}")
     _log.info("%s serves on %s:%d", service.name, host, port)
-    await stop.wait()
+    if settings.shared_port:
+        await hand_over(service.name, port, settings.connection_age_seconds, hangup, stop)
+    else:
+        await stop.wait()
     watching.cancel()
     _log.info("%s drains", service.name)
     await health_servicer.enter_graceful_shutdown()
@@ -157,29 +172,16 @@ def _listen(server: grpc.aio.Server, address: str, settings: Settings) -> int:
     # gRPC takes the number modulo 65,536.
     if not port.isdecimal() or not 0 <= int(port) < 65_536:
         raise SystemExit(f"{address} is no address to listen on; give host:port, with a port of 0-65535")
+    credentials = credentials_of(settings, system_clock)
+    if credentials is None and not is_loopback(address):
+        _log.warning(
+            "%s can be reached from other machines, in plain text: keys can be read on the network. "
+            "Set FOOTFALL_TLS_CERTIFICATE and FOOTFALL_TLS_KEY unless a proxy speaks TLS",
+            address,
+        )
     try:
-        if settings.tls_certificate and settings.tls_key:
-            pair = (settings.tls_key.read_bytes(), settings.tls_certificate.read_bytes())
-            return server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
+        if credentials is not None:
+            return server.add_secure_port(address, credentials)
         return server.add_insecure_port(address)
     except RuntimeError:
         raise SystemExit(f"{address} cannot be listened on; is another process there?") from None
-
-
-def told_to_stop(settings: Settings) -> asyncio.Event:
-    """An event that is set by SIGTERM, by SIGINT and, if the settings say so, by the end of standard input."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    if settings.stop_with_parent:
-        # The pipe from the parent is closed however the parent ends, on every system.
-        stdin = sys.stdin.fileno()
-
-        def read() -> None:
-            if not os.read(stdin, 1024):
-                loop.remove_reader(stdin)
-                stop.set()
-
-        loop.add_reader(stdin, read)
-    return stop

@@ -24,17 +24,26 @@ class Settings(BaseSettings):
     stop_with_parent: bool = False
     """Drain and stop when standard input ends, so that the process does not outlive the one that started it."""
 
-    workers: int = Field(default=1, ge=1)
-    """Processes of the service that share its port."""
+    workers: int = Field(default=0, ge=0)
+    """Processes of the service that share its port, under a supervisor; 0 = this process serves by itself."""
 
     shared_port: bool = False
     """Let other processes listen on the same port; the supervisor sets it for its workers."""
 
     tls_certificate: Path | None = None
-    """PEM file; with tls_key, the service speaks TLS only."""
+    """PEM file: a certificate and those that lead to its authority. With tls_key, the service speaks TLS only."""
 
     tls_key: Path | None = None
-    """PEM file."""
+    """PEM file, without a passphrase."""
+
+    tls_client_ca: Path | None = None
+    """PEM file of authorities. Only clients with a certificate that one of them has signed are served (mTLS)."""
+
+    channelz: bool | None = None
+    """Whether anybody may ask for the connections and the number of calls (channelz). None = only on loopback."""
+
+    connection_age_seconds: float = Field(default=30.0, gt=0)
+    """After so long a worker asks a connection's client for another one, in s. A handover takes about as long."""
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
@@ -106,6 +115,8 @@ class Settings(BaseSettings):
         # A server with only one of the two would serve in plain text.
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("FOOTFALL_TLS_CERTIFICATE and FOOTFALL_TLS_KEY go together")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError("FOOTFALL_TLS_CLIENT_CA needs FOOTFALL_TLS_CERTIFICATE and FOOTFALL_TLS_KEY")
         return self
 
     @classmethod

@@ -12,7 +12,8 @@ MAX_LIST = 1_000
 MAX_LIST_ITEM_BYTES = 256
 MAX_NAME_BYTES = 256
 _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-_WRITE_KEY = re.compile(r"[\x21-\x7e]{1,256}")
+# Nobody guesses 16 characters, unless they are words.
+_WRITE_KEY = re.compile(r"[\x21-\x7e]{16,256}")
 _SECOND = 1_000_000
 _DAY = 86_400 * _SECOND
 
@@ -56,9 +57,13 @@ def check_name(field: str, name: str) -> str:
 
 
 def check_write_key(key: str) -> str:
-    """A write key that the caller has chosen. Raises CallError unless it can be sent in metadata."""
+    """A write key that the caller has chosen. Raises CallError if it is short or cannot be sent in metadata."""
     if not _WRITE_KEY.fullmatch(key):
-        raise invalid("write_key", Reason.WRITE_KEY_INVALID, "must be 1–256 visible ASCII characters")
+        raise invalid(
+            "write_key",
+            Reason.WRITE_KEY_INVALID,
+            "must be 16–256 visible ASCII characters; leave it empty to get a generated one",
+        )
     return key
 
 

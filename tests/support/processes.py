@@ -81,7 +81,7 @@ def running_service(name: str, folder: Path, environment: Mapping[str, str]) -> 
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
-            env={**os.environ, **environment, **settings},
+            env={**os.environ, **settings, **environment},
             start_new_session=True,
         )
     try:

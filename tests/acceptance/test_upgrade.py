@@ -18,7 +18,7 @@ import pytest
 
 from cli.connection import Connection
 from common.db import plain_url
-from tests.acceptance.test_handover import callers
+from tests.support.callers import callers
 from tests.support.footfall_site import FootfallSite
 from tests.support.processes import eventually, is_alive, running_service, service_pids
 from tests.support.suite import Suite, database_on

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import grpc
-from grpc_channelz.v1 import channelz
+from grpc_channelz.v1 import channelz, channelz_pb2_grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from common.calls.boundary import Authenticate, Boundary, Rules, UnknownRpcs
 from common.calls.messages import MessageLimits, MessageTimes
@@ -99,9 +99,11 @@ def build_server(settings: Settings, service: Service, address: str) -> tuple[gr
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, guarded)
     names = [service.name, health.SERVICE_NAME, reflection.SERVICE_NAME]
     if show_channels:
-        channelz.add_channelz_servicer(guarded)
+        channelz_pb2_grpc.add_ChannelzServicer_to_server(cast(Any, channelz).aio.ChannelzServicer(), guarded)
         names.append("grpc.channelz.v1.Channelz")
-    reflection.enable_server_reflection(names, guarded, pool=cast(Any, CommentedPool()))
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
+        cast(Any, reflection).aio.ReflectionServicer(names, pool=CommentedPool()), guarded
+    )
     server.add_generic_rpc_handlers((UnknownRpcs(),))
     return server, health_servicer
 

@@ -6,6 +6,7 @@ handler.
 """
 
 import asyncio
+import inspect
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -123,7 +124,7 @@ class Boundary:
             context = call.context
             asked = reader.all(context) if handler.request_streaming else await reader.one(context)
             answers = handle(asked, context)
-            if asyncio.iscoroutine(answers):
+            if inspect.isawaitable(answers):
                 await answers  # it writes to the context itself
             else:
                 async for response in answers:

@@ -103,7 +103,8 @@ class Boundary:
                 code = context.code()
                 raise
             except Exception as error:  # every error is answered with the status made of it
-                refused = from_exception(error)
+                # Of what generated code declares and a library's servicer leaves out, such as Health/List.
+                refused = _unknown() if isinstance(error, NotImplementedError) else from_exception(error)
                 code = refused.code
                 await _abort(context, refused)
             finally:
@@ -142,13 +143,14 @@ class UnknownRpcs(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # cannot b
 
 
 async def _unknown_rpc(requests: object, context: Context) -> None:
-    await _abort(
-        context,
-        CallError(
-            grpc.StatusCode.UNIMPLEMENTED,
-            Reason.RPC_UNKNOWN,
-            "this service has no such RPC; its reflection lists those it has",
-        ),
+    await _abort(context, _unknown())
+
+
+def _unknown() -> CallError:
+    return CallError(
+        grpc.StatusCode.UNIMPLEMENTED,
+        Reason.RPC_UNKNOWN,
+        "this service has no such RPC; its reflection lists those it has",
     )
 
 

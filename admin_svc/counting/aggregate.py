@@ -1,23 +1,22 @@
 """Aggregation: a chunk of pending events is added to visitors, sessions and rollup deltas in one transaction."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import psycopg
 
 from admin_svc.chunk import Chunk
-from admin_svc.counting import queue, replay
+from admin_svc.counting import queue
+from admin_svc.counting.chunk_changes import add_new_visitors, chunk_changes, store
 from admin_svc.counting.event_faults import caused_by_events
-from admin_svc.counting.event_reader import read_events
 from admin_svc.counting.failed_batches import take_apart
 from admin_svc.counting.queue import PendingBatch
-from admin_svc.counting.rollup_deltas import Deltas, append_deltas
-from admin_svc.counting.session_changes import session_changes
-from admin_svc.counting.session_store import replace_sessions
+from admin_svc.counting.reads import read_one
+from admin_svc.counting.small_sites import MOST_SITES as MOST_SITES
+from admin_svc.counting.small_sites import aggregate_small_sites, small_sites
 from admin_svc.counting.visitor_numbers import VisitorNumbers
-from admin_svc.counting.visitors import seen_in, upsert_visitors
 from admin_svc.site_lock import enter
 
 _log = logging.getLogger(__name__)
@@ -26,8 +25,10 @@ _log = logging.getLogger(__name__)
 DEFAULT_LIMIT = 50_000
 MAX_LIMIT = 50_000
 
-# The longest gap inside a session of the site.
-_SESSION_TIMEOUT = "SELECT session_timeout_us FROM sites WHERE site_id = %(site_id)s"
+_TRIES = 3
+# How long a site whose own chunk has failed is kept out of chunks of small sites. There it would fail again, and with
+# it the others.
+_KEPT_OUT = timedelta(minutes=1)
 
 Connection = psycopg.Connection[Any]
 
@@ -51,6 +52,7 @@ class Aggregator:
 
     def __init__(self, numbers: VisitorNumbers) -> None:
         self._numbers = numbers
+        self._kept_out: dict[int, datetime] = {}
 
     def aggregate(
         self, connection: Connection, site_id: int, now: datetime, limit: int, *, wait_ms: int = 0
@@ -70,6 +72,30 @@ class Aggregator:
             return self._aggregate_partition(connection, site_id, partitions[0], now, limit, wait_ms)
         return _NOTHING
 
+    def small_sites(self, connection: Connection, site_ids: Sequence[int], now: datetime) -> dict[int, list[int]]:
+        """Those of the sites that `aggregate_together` may be given, in the given order, with their partitions that
+        have events due."""
+        self._kept_out = {site_id: until for site_id, until in self._kept_out.items() if until > now}
+        return small_sites(connection, [site_id for site_id in site_ids if site_id not in self._kept_out], now)
+
+    def aggregate_together(
+        self, connection: Connection, sites: Mapping[int, list[int]], now: datetime
+    ) -> dict[int, Chunk[Aggregated]]:
+        """Aggregates the due events of at most 100 small sites, given with their partitions, in one transaction.
+
+        Returns the chunks of the sites it has aggregated. The others are to be aggregated on their own: those that
+        another worker holds, and all if one failed. Raises the errors of a connection that is lost.
+        """
+        assert len(sites) <= MOST_SITES
+        try:
+            done = aggregate_small_sites(connection, self._numbers, sites, now)
+        except Exception as error:
+            if connection.closed:
+                raise
+            _log.warning("a chunk of %d small sites failed, each is aggregated on its own: %s", len(sites), error)
+            return {}
+        return {site_id: Chunk(Aggregated(aggregated=events), has_more=False) for site_id, events in done.items()}
+
     def _aggregate_partition(
         self, connection: Connection, site_id: int, partition: int, now: datetime, limit: int, wait_ms: int
     ) -> Chunk[Aggregated]:
@@ -87,6 +113,7 @@ class Aggregator:
                 queue.remove(connection, site_id, partition, taken)
             return Chunk(Aggregated(aggregated=sum(batch.events for batch in taken)), has_more=True)
         except Exception as error:
+            self._kept_out[site_id] = now + _KEPT_OUT
             if not claimed or not caused_by_events(error):
                 raise
             _log.exception("a chunk of %d batches of site %d, partition %d failed", len(claimed), site_id, partition)
@@ -114,18 +141,15 @@ def aggregate_batches(
 ) -> int:
     """Aggregates the events of the first claimed batches in the caller's transaction. Returns how many batches these
     are."""
-    timeout_row = connection.execute(_SESSION_TIMEOUT, {"site_id": site_id}).fetchone()
-    assert timeout_row is not None
-    timeout = timedelta(microseconds=timeout_row[0])
-    events, taken = read_events(connection, site_id, claimed)
-    # A chunk holds either replays or other batches, never both.
-    horizon = replay.horizon(connection, site_id) if claimed[0].replay else None
-    visitors = upsert_visitors(connection, numbers, site_id, seen_in(events))
-    deltas = Deltas()
-    deltas.add_events(events, [visitors[event.visitor_id].number for event in events])
-    before, after = session_changes(connection, site_id, events, visitors, timeout, horizon)
-    deltas.add_sessions(before.values(), -1)
-    deltas.add_sessions(after.values())
-    replace_sessions(connection, site_id, before, after)
-    append_deltas(connection, site_id, deltas)
-    return taken
+    for attempt in range(1, _TRIES + 1):
+        changes = read_one(connection, numbers, site_id, chunk_changes(site_id, claimed))
+        try:
+            with connection.transaction():  # a savepoint
+                add_new_visitors(connection, {site_id: changes})
+            break
+        except psycopg.errors.UniqueViolation:
+            if attempt == _TRIES:
+                raise
+            # A worker of another partition has added one of them. What it has stored of them is read again.
+    store(connection, {site_id: changes})
+    return changes.taken

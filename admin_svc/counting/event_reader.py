@@ -5,9 +5,8 @@ from functools import partial
 from operator import attrgetter
 from typing import Any
 
-import psycopg
-
 from admin_svc.counting.queue import PendingBatch
+from admin_svc.counting.reads import Reads, Statement
 from admin_svc.counting.sessionize import Event
 
 MOST_TEXT = 50_000_000
@@ -35,32 +34,28 @@ JOIN events e ON e.site_id = %(site_id)s AND e.batch_id = p.batch_id AND e.ord B
 _BY_TIME = attrgetter("occurred_at", "event_id", "session_id")
 
 
-def read_events(
-    connection: psycopg.Connection[Any], site_id: int, claimed: Sequence[PendingBatch]
-) -> tuple[list[Event], int]:
+def read_events(site_id: int, claimed: Sequence[PendingBatch]) -> Reads[tuple[list[Event], int]]:
     """The events of the first claimed batches, sorted by time, event id and session id, and how many batches these are.
 
     These are all claimed batches, unless the texts of the events are long.
     """
     rows: list[tuple[Any, ...]] = []
     taken = text = 0
-    with connection.cursor(binary=True) as cursor:
-        for part in _parts(claimed):
-            cursor.execute(
-                _READ,
-                {
-                    "site_id": site_id,
-                    "batch_ids": [batch.batch_id for batch in part],
-                    "firsts": [batch.first_ord for batch in part],
-                    "lasts": [batch.last_ord for batch in part],
-                },
-            )
-            read = cursor.fetchall()
-            rows += read
-            taken += len(part)
-            text += _SAMPLED * sum(map(_text, read[::_SAMPLED]))
-            if text >= MOST_TEXT:
-                break
+    for part in _parts(claimed):
+        read = yield Statement(
+            _READ,
+            {
+                "site_id": site_id,
+                "batch_ids": [batch.batch_id for batch in part],
+                "firsts": [batch.first_ord for batch in part],
+                "lasts": [batch.last_ord for batch in part],
+            },
+        )
+        rows += read
+        taken += len(part)
+        text += _SAMPLED * sum(map(_text, read[::_SAMPLED]))
+        if text >= MOST_TEXT:
+            break
     # The same as Event._make, without a Python call for each event.
     return sorted(map(partial(tuple.__new__, Event), rows), key=_BY_TIME), taken
 

@@ -14,12 +14,12 @@ from common.sites import DELETING
 MAX_CLAIMED_BATCHES = 1_000
 """How many batches a chunk claims at most, however few events they hold: each is locked, and is in three statements."""
 
-# Whether a rebuild allows the pending batch p to be claimed. None is claimed while a rebuild queues or clears.
-# Afterwards its replays are claimed before any other batch (see maintenance/rebuild.py).
-_CLAIMABLE = f"""
+CLAIMABLE = f"""
 NOT EXISTS (SELECT FROM rebuilds r WHERE r.site_id = %(site_id)s AND {rollups_incomplete("r")})
 AND (p.replay OR NOT EXISTS (SELECT FROM pending_batches q WHERE q.site_id = %(site_id)s AND q.replay))
 """
+"""SQL: whether a rebuild allows the pending batch p of the site %(site_id)s to be claimed. None is claimed while a
+rebuild queues or clears. Afterwards its replays are claimed before any other batch (see maintenance/rebuild.py)."""
 
 # The sites that have a batch due.
 _SITES_WITH_WORK = f"""
@@ -31,7 +31,7 @@ ORDER BY s.site_id
 
 # The partitions of a site that have a batch due, in the order in which their oldest batches were received.
 _PARTITIONS_WITH_WORK = f"""
-SELECT partition FROM pending_batches p WHERE site_id = %(site_id)s AND not_before <= %(now)s AND {_CLAIMABLE}
+SELECT partition FROM pending_batches p WHERE site_id = %(site_id)s AND not_before <= %(now)s AND {CLAIMABLE}
 GROUP BY partition ORDER BY min(received_at)
 """
 
@@ -39,7 +39,7 @@ GROUP BY partition ORDER BY min(received_at)
 _CLAIM = f"""
 SELECT batch_id, first_ord, last_ord, attempts, last_error IS NOT NULL, replay
 FROM pending_batches p
-WHERE site_id = %(site_id)s AND partition = %(partition)s AND not_before <= %(now)s AND {_CLAIMABLE}
+WHERE site_id = %(site_id)s AND partition = %(partition)s AND not_before <= %(now)s AND {CLAIMABLE}
 ORDER BY received_at, batch_id, first_ord LIMIT %(rows)s
 FOR UPDATE SKIP LOCKED
 """
@@ -54,7 +54,7 @@ WHERE p.site_id = %(site_id)s AND p.partition = %(partition)s AND p.batch_id = d
 # How many events of a site are pending, and how many of those are due.
 _BACKLOG = f"""
 SELECT coalesce(sum(last_ord - first_ord + 1), 0)::bigint,
-       coalesce(sum(last_ord - first_ord + 1) FILTER (WHERE not_before <= %(now)s AND {_CLAIMABLE}), 0)::bigint
+       coalesce(sum(last_ord - first_ord + 1) FILTER (WHERE not_before <= %(now)s AND {CLAIMABLE}), 0)::bigint
 FROM pending_batches p WHERE site_id = %(site_id)s
 """
 

@@ -3,20 +3,18 @@
 from collections import defaultdict
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
 
-import psycopg
-
+from admin_svc.counting.reads import Reads, Statement
 from admin_svc.counting.sessionize import Event, Session
 
 # The horizon of the site's last rebuild.
 _HORIZON = "SELECT horizon FROM rebuilds WHERE site_id = %(site_id)s"
 
 
-def horizon(connection: psycopg.Connection[Any], site_id: int) -> datetime | None:
+def horizon(site_id: int) -> Reads[datetime | None]:
     """From when on the site's last rebuild makes derived rows again; None = it makes all of them again."""
-    row = connection.execute(_HORIZON, {"site_id": site_id}).fetchone()
-    return None if row is None else row[0]
+    rows = yield Statement(_HORIZON, {"site_id": site_id})
+    return rows[0][0] if rows else None
 
 
 def apart(

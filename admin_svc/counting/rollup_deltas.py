@@ -178,12 +178,13 @@ class Deltas:
                 yield where, counters, visitors
 
 
-def append_deltas(connection: psycopg.Connection[Any], site_id: int, deltas: Deltas) -> None:
-    """Stores the deltas of a chunk in the caller's transaction."""
+def append_deltas(connection: psycopg.Connection[Any], deltas_of: Mapping[int, Deltas]) -> None:
+    """Stores the deltas of a chunk of each of some sites (by number) in the caller's transaction."""
     row = connection.execute("SELECT nextval('delta_numbers')").fetchone()
     assert row is not None
     interval, delta_no = int(RollupInterval.HOUR), row[0]
     with connection.cursor() as cursor, cursor.copy(_COPY_DELTAS) as copy:
         copy.set_types(_DELTA_TYPES)
-        for (dimension, hour, key), counters, visitors in deltas.rows():
-            copy.write_row((site_id, interval, delta_no, dimension, hour, key, *counters, visitors))
+        for site_id, deltas in deltas_of.items():
+            for (dimension, hour, key), counters, visitors in deltas.rows():
+                copy.write_row((site_id, interval, delta_no, dimension, hour, key, *counters, visitors))

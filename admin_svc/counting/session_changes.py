@@ -3,43 +3,38 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
-
-import psycopg
 
 from admin_svc.counting import replay
-from admin_svc.counting.session_store import Identity, Window, sessions_around, sessions_named
+from admin_svc.counting.reads import Reads
+from admin_svc.counting.session_store import Changes, Identity, Window, sessions_around, sessions_named
 from admin_svc.counting.sessionize import Event, Session, marked, runs, session_of, sessions_of_stream
 from admin_svc.counting.visitors import Visitor
 
-Connection = psycopg.Connection[Any]
-Changes = tuple[dict[Identity, Session], dict[Identity, Session]]
-"""Sessions before and after, by identity; unchanged ones are in neither."""
 Streams = dict[tuple[int, str], list[Event]]
 
 
 def session_changes(
-    connection: Connection,
     site_id: int,
     events: list[Event],
     visitors: Mapping[str, Visitor],
     timeout: timedelta,
     horizon: datetime | None,
-) -> Changes:
+) -> Reads[Changes]:
     """Reads the stored sessions that the events may change, and merges the events into them.
 
     If the events are replays of a rebuild, `horizon` is the horizon of the rebuild; else it is None.
     """
     numbers = {visitor_id: visitor.number for visitor_id, visitor in visitors.items()}
     streams = _streams(events, numbers)
-    stored = _stored_around(connection, site_id, streams, visitors, timeout)
+    stored = yield from _stored_around(site_id, streams, visitors, timeout)
     if horizon is not None:
         events, stored = replay.apart(events, numbers, stored, horizon)
         streams = _streams(events, numbers)
     before = {session.identity: session for session in stored}
     missing = [identity for identity in _former_first_sessions(visitors) if identity not in before]
     if missing:
-        before |= {session.identity: session for session in sessions_named(connection, site_id, missing)}
+        named = yield from sessions_named(site_id, missing)
+        before |= {session.identity: session for session in named}
     after = _merged(streams, before, visitors, timeout)
     for identity in before.keys() & after.keys():
         if before[identity] == after[identity]:
@@ -48,8 +43,8 @@ def session_changes(
 
 
 def _stored_around(
-    connection: Connection, site_id: int, streams: Streams, visitors: Mapping[str, Visitor], timeout: timedelta
-) -> list[Session]:
+    site_id: int, streams: Streams, visitors: Mapping[str, Visitor], timeout: timedelta
+) -> Reads[list[Session]]:
     """The stored sessions that may merge with the events of the streams."""
     # A new visitor has no sessions yet.
     known = {visitor.number for visitor in visitors.values() if visitor.first_before is not None}
@@ -58,7 +53,7 @@ def _stored_around(
         for (number, session_id), stream in streams.items()
         if number in known
     ]
-    return sessions_around(connection, site_id, windows) if windows else []
+    return (yield from sessions_around(site_id, windows)) if windows else []
 
 
 def _former_first_sessions(visitors: Mapping[str, Visitor]) -> list[Identity]:

@@ -1,12 +1,13 @@
 """Stored sessions: those around a chunk of events are read, and changed ones are replaced."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
 import psycopg
 
 from admin_svc.counting.array_parameters import unnest
+from admin_svc.counting.reads import Reads, Statement
 from admin_svc.counting.sessionize import Session
 from common.dimensions import KEYED_EVENT_DIMENSIONS
 
@@ -97,6 +98,8 @@ _AFTER_KEYS = _FIRST_KEY + len(_KEY_COLUMNS)
 
 Connection = psycopg.Connection[Any]
 Identity = tuple[int, str, datetime]
+Changes = tuple[dict[Identity, Session], dict[Identity, Session]]
+"""Sessions before and after, by identity; unchanged ones are in neither."""
 
 
 class Window(NamedTuple):
@@ -108,36 +111,40 @@ class Window(NamedTuple):
     end: datetime
 
 
-def sessions_around(connection: Connection, site_id: int, windows: Sequence[Window]) -> list[Session]:
+def sessions_around(site_id: int, windows: Sequence[Window]) -> Reads[list[Session]]:
     """The sessions that start in the windows, and for each window the last session of its stream before it."""
     visitor_nos, session_ids, froms, tos = map(list, zip(*windows, strict=True))
     arrays = {"visitor_nos": visitor_nos, "session_ids": session_ids, "froms": froms, "tos": tos}
-    with connection.cursor(binary=True) as cursor:
-        return [_session(row) for row in cursor.execute(_AROUND, {"site_id": site_id, **arrays})]
+    return [_session(row) for row in (yield Statement(_AROUND, {"site_id": site_id, **arrays}))]
 
 
-def sessions_named(connection: Connection, site_id: int, identities: Iterable[Identity]) -> list[Session]:
+def sessions_named(site_id: int, identities: Iterable[Identity]) -> Reads[list[Session]]:
     """The sessions with these identities, as far as they exist."""
-    return [_session(row) for row in connection.execute(_BY_IDENTITY, _identity_arrays(site_id, identities))]
+    return [_session(row) for row in (yield Statement(_BY_IDENTITY, _identity_arrays(site_id, identities)))]
 
 
-def replace_sessions(
-    connection: Connection, site_id: int, before: dict[Identity, Session], after: dict[Identity, Session]
-) -> None:
-    """Replaces the stored sessions `before` by the sessions `after`, in the caller's transaction."""
+def updates(site_id: int, changes: Changes) -> list[Statement]:
+    """What deletes and updates the stored sessions of a site, so that its new ones can be added."""
+    before, after = changes
+    statements = []
     gone = before.keys() - after.keys()
     if gone:
-        connection.execute(_DELETE, _identity_arrays(site_id, gone))
+        statements.append(Statement(_DELETE, _identity_arrays(site_id, gone)))
     changed = [_row(after[identity]) for identity in after.keys() & before.keys()]
     if changed:
         columns = zip(*changed, strict=True)
         arrays = {name: [*values] for name, values in zip(_COLUMNS, columns, strict=True)}
-        connection.execute(_UPDATE, {"site_id": site_id, **arrays})
-    added = after.keys() - before.keys()
+        statements.append(Statement(_UPDATE, {"site_id": site_id, **arrays}))
+    return statements
+
+
+def add_sessions(connection: Connection, changes: Mapping[int, Changes]) -> None:
+    """Adds the new sessions of some sites (by number), in the caller's transaction."""
+    added = [(site_id, after[one]) for site_id, (before, after) in changes.items() for one in after.keys() - before]
     if added:
         with connection.cursor() as cursor, cursor.copy(_COPY) as copy:
-            for identity in added:
-                copy.write_row((site_id, *_row(after[identity])))
+            for site_id, session in added:
+                copy.write_row((site_id, *_row(session)))
 
 
 def _session(row: tuple[Any, ...]) -> Session:

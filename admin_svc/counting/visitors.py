@@ -1,6 +1,7 @@
-"""The visitors of a chunk of events: they are read and locked, get numbers, and are updated."""
+"""The visitors of a chunk of events: they are read and locked, get numbers, and are added or updated."""
 
 import json
+from collections.abc import Mapping
 from datetime import datetime
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -8,8 +9,8 @@ from typing import Any, NamedTuple
 import psycopg
 
 from admin_svc.counting.array_parameters import unnest
+from admin_svc.counting.reads import NewNumbers, Reads, Statement
 from admin_svc.counting.sessionize import Event
-from admin_svc.counting.visitor_numbers import VisitorNumbers
 from common.dimensions import EventType
 from common.event_columns import CONTEXT_COLUMNS
 
@@ -61,8 +62,6 @@ FROM {unnest(_WRITTEN)} AS u ({_NAMES})
 WHERE v.site_id = %(site_id)s AND v.visitor_no = u.visitor_no
 """
 
-_TRIES = 3
-
 _TOUCH = ("path", "referrer", *CONTEXT_COLUMNS)
 """The fields of an event that a touch keeps."""
 _touch_of = attrgetter(*_TOUCH)
@@ -97,6 +96,17 @@ class Visitor(NamedTuple):
     """The visitor's first event before the chunk; None for a new visitor."""
 
 
+class VisitorChanges(NamedTuple):
+    """The visitors of a chunk, and what is to be written of them."""
+
+    visitors: dict[str, Visitor]
+    """By visitor id."""
+    added: list[tuple[Any, ...]]
+    """The rows of new visitors, by visitor id: the columns of _COPY after the site."""
+    updated: list[tuple[Any, ...]]
+    """The rows of stored visitors: the columns of _WRITTEN."""
+
+
 class _Stored(NamedTuple):
     visitor_no: int
     first: First
@@ -122,51 +132,46 @@ def seen_in(events: list[Event]) -> dict[str, Seen]:
     return {id_: Seen(first, lasts[id_], identifies.get(id_)) for id_, first in firsts.items()}
 
 
-def upsert_visitors(
-    connection: psycopg.Connection[Any], numbers: VisitorNumbers, site_id: int, seen: dict[str, Seen]
-) -> dict[str, Visitor]:
-    """Locks, adds and updates the visitors of a chunk in the caller's transaction. Returns them by visitor id."""
-    stored = _lock(connection, site_id, list(seen))
-    visitors: dict[str, Visitor] = {}
-    for attempt in range(_TRIES):
-        new = sorted(seen.keys() - stored.keys())
-        given = dict(zip(new, numbers.take(site_id, len(new)), strict=True)) if new else {}
-        try:
-            with connection.transaction():  # a savepoint
-                _add(connection, site_id, given, seen)
-            visitors = {id_: Visitor(number, _first(seen[id_].first), None) for id_, number in given.items()}
-            break
-        except psycopg.errors.UniqueViolation:
-            if attempt == _TRIES - 1:
-                raise
-            # A worker of another partition has added some of them. That happens only if the number of partitions was
-            # changed.
-            stored |= _lock(connection, site_id, new)
-    if stored:
-        merged = {id_: _merge(row, seen[id_]) for id_, row in stored.items()}
-        rows = [_row(row.visitor_no, merged[id_]) for id_, row in stored.items()]
-        columns = dict(zip(_WRITTEN, map(list, zip(*rows, strict=True)), strict=True))
-        connection.execute(_UPDATE, {"site_id": site_id, **columns})
-        for id_, row in stored.items():
-            visitors[id_] = Visitor(row.visitor_no, merged[id_].first, row.first)
-    return visitors
+def visitor_changes(site_id: int, seen: dict[str, Seen]) -> Reads[VisitorChanges]:
+    """Locks the stored visitors among those of a chunk, and gives the others numbers."""
+    stored = {
+        id_: _Stored(no, First(seen_at, event_id, session_id), (last_at, last_id or ""), (at, by) if at else None)
+        for id_, no, seen_at, event_id, session_id, last_at, last_id, at, by in (
+            yield Statement(_LOCK, {"site_id": site_id, "ids": list(seen)})
+        )
+    }
+    new = sorted(seen.keys() - stored.keys())
+    given = dict(zip(new, (yield NewNumbers(len(new))), strict=True)) if new else {}
+    visitors = {id_: Visitor(number, _first(seen[id_].first), None) for id_, number in given.items()}
+    merged = {id_: _merge(row, seen[id_]) for id_, row in stored.items()}
+    for id_, row in stored.items():
+        visitors[id_] = Visitor(row.visitor_no, merged[id_].first, row.first)
+    return VisitorChanges(
+        visitors,
+        [(id_, *_row(number, _merge(None, seen[id_]))) for id_, number in given.items()],
+        [_row(row.visitor_no, merged[id_]) for id_, row in stored.items()],
+    )
 
 
-def _add(connection: psycopg.Connection[Any], site_id: int, given: dict[str, int], seen: dict[str, Seen]) -> None:
-    if given:
+def add_visitors(connection: psycopg.Connection[Any], changes: Mapping[int, VisitorChanges]) -> None:
+    """Adds the new visitors of some sites (by number, ascending) in the caller's transaction.
+
+    Raises UniqueViolation if another transaction has added one of them since they were read. That happens only if the
+    number of partitions was changed. Sites and visitor ids are in order, so that two workers cannot deadlock.
+    """
+    if any(change.added for change in changes.values()):
         with connection.cursor() as cursor, cursor.copy(_COPY) as copy:
-            for id_, number in given.items():
-                copy.write_row((site_id, id_, *_row(number, _merge(None, seen[id_]))))
+            for site_id, change in changes.items():
+                for row in change.added:
+                    copy.write_row((site_id, *row))
 
 
-def _lock(connection: psycopg.Connection[Any], site_id: int, ids: list[str]) -> dict[str, _Stored]:
-    with connection.cursor(binary=True) as cursor:
-        return {
-            id_: _Stored(no, First(seen_at, event_id, session_id), (last_at, last_id or ""), (at, by) if at else None)
-            for id_, no, seen_at, event_id, session_id, last_at, last_id, at, by in cursor.execute(
-                _LOCK, {"site_id": site_id, "ids": ids}
-            )
-        }
+def updates(site_id: int, changes: VisitorChanges) -> list[Statement]:
+    """What updates the stored visitors of a site; their rows are locked."""
+    if not changes.updated:
+        return []
+    columns = dict(zip(_WRITTEN, map(list, zip(*changes.updated, strict=True)), strict=True))
+    return [Statement(_UPDATE, {"site_id": site_id, **columns})]
 
 
 def _merge(stored: _Stored | None, seen: Seen) -> _Changed:

@@ -1,6 +1,6 @@
 """The jobs of the schedule: what each does, how often, and how much in one chunk."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -21,6 +21,17 @@ DoChunk = Callable[[Connection, int, datetime, int], Chunk[Any]]
 the errors of DatabaseFault."""
 
 
+class Together(NamedTuple):
+    """How a job does a chunk of several small sites in one transaction."""
+
+    small: Callable[[Connection, Sequence[int], datetime], dict[int, list[int]]]
+    """Finds the small ones among some sites, in the given order; what belongs to each is for `chunk`."""
+    chunk: Callable[[Connection, Mapping[int, list[int]], datetime], Mapping[int, Chunk[Any]]]
+    """Does the work of some small sites. Returns the chunks of those for which it was done."""
+    most: int
+    """How many sites a chunk holds at most."""
+
+
 class Job(NamedTuple):
     """A job. Its name is one of runs.JOBS."""
 
@@ -38,6 +49,8 @@ class Job(NamedTuple):
     """The number of rows that a chunk worked on, from its `done`."""
     lock: int = 0
     """The number of the lock with which one process at a time does a chunk for a site; 0 = any number at once."""
+    together: Together | None = None
+    """None = every chunk is of one site. Otherwise a run also looks for sites that get work while it is under way."""
 
     def run_chunk(self, connection: Connection, site_id: int, now: datetime) -> Chunk[Any] | None:
         """Does a chunk for the site. None = another process is doing one. Raises as DoChunk does."""
@@ -56,7 +69,8 @@ def jobs(settings: Settings, aggregator: Aggregator) -> list[Job]:
     # fmt: off
     return [
         Job("aggregate", "aggregates pending events", aggregate_seconds,
-            queue.sites_with_work, aggregator.aggregate, aggregate.DEFAULT_LIMIT),
+            queue.sites_with_work, aggregator.aggregate, aggregate.DEFAULT_LIMIT,
+            together=Together(aggregator.small_sites, aggregator.aggregate_together, aggregate.MOST_SITES)),
         Job(runs.COMPACT, "compacts rollup deltas", settings.fold_seconds,
             compact.sites_with_deltas, compact.compact, compact.DEFAULT_LIMIT,
             rows=attrgetter("deltas"), lock=2),

@@ -1,21 +1,18 @@
 """The schedule of the admin process: APScheduler runs each job at its interval, one run of a job at a time.
 
-A run goes round the sites that have work, one chunk each, until no site has work or the run's time or number of chunks
-is spent. The next run continues. So no site waits for another's backlog, and a run always ends.
+A run works on the sites in turns (see job_run.py) until its time or number of chunks is spent. The next run continues.
+So no site waits for another's backlog, and a run always ends.
 """
 
 import logging
 import threading
 import time
-from datetime import datetime
 
 from apscheduler.schedulers.background import BackgroundScheduler
 
-from admin_svc.chunk import Chunk
-from admin_svc.error_text import error_text
-from admin_svc.schedule.jobs import Connection, Job
-from admin_svc.schedule.runs import Run, record
-from admin_svc.site_lock import SiteBusy
+from admin_svc.schedule.job_run import JobRun, LastSites
+from admin_svc.schedule.jobs import Job
+from admin_svc.schedule.runs import record
 from common.clock import Clock
 from common.db import Database, DatabaseFault
 
@@ -35,7 +32,7 @@ class Schedule:
         self._run_chunks = run_chunks
         self._stopping = threading.Event()
         self._jobs = {job.name: job for job in jobs}
-        self._last_site = dict.fromkeys(self._jobs, -1)
+        self._last_sites = {name: LastSites() for name in self._jobs}
         self._scheduler = BackgroundScheduler(timezone="UTC")
         for job in jobs:
             if job.seconds:
@@ -66,62 +63,20 @@ class Schedule:
 
     def run_once(self, name: str) -> None:
         """Does one run of a job. Errors are logged and stored with the run, not raised; the next run tries again."""
-        runs: dict[int, Run] = {}
         try:
             with self._db.connection() as connection:
-                self._run(connection, self._jobs[name], runs)
-            if runs:
+                until = time.monotonic() + self._run_seconds
+
+                def may_go_on(chunks: int) -> bool:
+                    return not self._stopping.is_set() and time.monotonic() <= until and chunks < self._run_chunks
+
+                run = JobRun(connection, self._jobs[name], self._clock, self._last_sites[name], may_go_on)
+                run.do()
+            if run.runs:
                 # A new connection, because that of the run may have been lost with the last chunk.
                 with self._db.connection() as connection:
-                    for run in runs.values():
-                        record(connection, run)
+                    record(connection, list(run.runs.values()))
         except DatabaseFault as error:
             _log.warning("%s could not run: %s", name, error)
         except Exception:
             _log.exception("%s failed", name)
-
-    def _run(self, connection: Connection, job: Job, runs: dict[int, Run]) -> None:
-        """Does the chunks of a run, and puts what was done into `runs`, by site."""
-        until, chunks = time.monotonic() + self._run_seconds, 0
-        last = self._last_site[job.name]
-        # The run begins with the site after the last one of the run before.
-        sites = sorted(job.sites(connection, self._clock()), key=lambda site_id: (site_id <= last, site_id))
-        while sites:
-            for site_id in tuple(sites):
-                if self._stopping.is_set() or time.monotonic() > until or chunks == self._run_chunks:
-                    return
-                self._last_site[job.name] = site_id
-                chunks += 1
-                started = self._clock()
-                chunk, error = self._chunk(connection, job, site_id, started)
-                if chunk is None or not chunk.has_more:
-                    sites.remove(site_id)
-                rows = job.rows(chunk.done) if chunk else 0
-                if rows or error:
-                    runs[site_id] = _added(runs.get(site_id), job, site_id, started, self._clock(), rows, error)
-                if connection.closed:
-                    return
-
-    def _chunk(
-        self, connection: Connection, job: Job, site_id: int, now: datetime
-    ) -> tuple[Chunk[tuple[int, ...]] | None, str | None]:
-        """Does one chunk; returns it, or the error it ended with. An error of one site must not end the run."""
-        try:
-            return job.run_chunk(connection, site_id, now), None
-        except SiteBusy:
-            # It is being rebuilt or deleted. A later run tries again.
-            return None, None
-        except DatabaseFault as error:
-            _log.warning("%s of site %d could not run: %s", job.name, site_id, error)
-            return None, error_text(error)
-        except Exception as error:
-            _log.exception("%s of site %d failed", job.name, site_id)
-            return None, error_text(error)
-
-
-def _added(
-    run: Run | None, job: Job, site_id: int, started: datetime, finished: datetime, rows: int, error: str | None
-) -> Run:
-    """The run (None = a new one) with one more chunk."""
-    before = run or Run(site_id, job.name, started, finished, 0, 0)
-    return before._replace(finished_at=finished, chunks=before.chunks + 1, rows=before.rows + rows, error=error)

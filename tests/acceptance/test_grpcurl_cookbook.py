@@ -108,7 +108,7 @@ def let_jobs_have_run(suite: Suite) -> None:
     with psycopg.connect(suite.database_url, autocommit=True) as connection:
         [site_id] = connection.execute("SELECT site_id FROM sites WHERE slug = %s", (SITE,)).fetchall()[0]
         for job, of_site, rows in (("aggregate", site_id, 6), (COMPACT, site_id, 44), ("prune", ALL_SITES, 3)):
-            record(connection, Run(of_site, job, now - timedelta(seconds=20), now, 12, rows))
+            record(connection, [Run(of_site, job, now - timedelta(seconds=20), now, 12, rows)])
 
 
 def let_a_deletion_be_9_seconds_old(suite: Suite) -> None:

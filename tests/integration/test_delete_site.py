@@ -191,7 +191,7 @@ def test_a_run_of_a_job_that_ends_after_its_site_is_not_kept(suite: Suite, datab
     site_id = site_id_of(database, site)
     now = datetime.now(UTC)
     for kept in (True, False):
-        runs.record(database, runs.Run(site_id, runs.COMPACT, now, now, 1, 1))
+        runs.record(database, [runs.Run(site_id, runs.COMPACT, now, now, 1, 1)])
         assert bool(rows_of(database, site_id)["job_runs"]) is kept
         delete(site)
 

@@ -4,6 +4,7 @@ import asyncio
 
 from footfall.admin.v1 import admin_pb2_grpc
 
+from admin_svc.backlog_metrics import BacklogMetrics
 from admin_svc.counting.aggregate import Aggregator
 from admin_svc.counting.visitor_numbers import VisitorNumbers
 from admin_svc.schedule.jobs import jobs
@@ -27,7 +28,8 @@ async def main(settings: Settings) -> None:
     # A pool of its own, because a chunk that waits for numbers holds a connection of the other pool.
     numbers_db = Database(settings.database_url, application="footfall visitor numbers", pool_size=1)
     aggregator = Aggregator(VisitorNumbers(numbers_db))
-    servicer = AdminServicer(db, KeyRing(db, system_clock), page_tokens(db), aggregator, system_clock)
+    keys = KeyRing(db, system_clock)
+    servicer = AdminServicer(db, keys, page_tokens(db), aggregator, system_clock)
     if settings.admin_key:
         with db.transaction() as connection:
             ensure_admin_key(connection, settings.admin_key, system_clock())
@@ -39,9 +41,14 @@ async def main(settings: Settings) -> None:
         run_chunks=settings.run_pages,
     )
     schedule.start()
+    backlog = BacklogMetrics(db, system_clock)
+    if settings.metrics_listen:
+        backlog.start()
 
     async def stop() -> None:
         await asyncio.to_thread(schedule.stop)
+        backlog.stop()
+        await asyncio.to_thread(keys.close)
         db.close()
         numbers_db.close()
 

@@ -20,9 +20,11 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from cli.connection import Connection
 from cli.connection_file import ConnectionFile, read_connection_file
 from cli.embedded_postgres import EmbeddedPostgres
+from cli.metrics_targets import write_targets
 from common.db import Database, DatabaseFault
 from common.migrate import migrate
 from common.schema_revision import SchemaError
+from common.telemetry.exposition import metrics_file
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +50,8 @@ class _Service:
     data_dir: Path
     environment: dict[str, str]
     listen: str
+    metrics: str = "127.0.0.1:0"
+    """host:port of its metrics."""
     process: subprocess.Popen[bytes] | None = None
     pause: float = field(default=0.5)
     not_before: float = 0.0
@@ -67,6 +71,7 @@ class _Service:
             **self.environment,
             "FOOTFALL_LISTEN": self.listen,
             "FOOTFALL_ADDRESS_FILE": str(self._address_file),
+            "FOOTFALL_METRICS_LISTEN": self.metrics,
             "FOOTFALL_STOP_WITH_PARENT": "true",
         }
         with self.log.open("ab") as log:
@@ -93,6 +98,7 @@ class _Service:
             time.sleep(_POLL_SECONDS)
         # A port that was chosen for 0 is kept, so that clients find the service after a restart.
         self.listen = self._address_file.read_text()
+        self.metrics = metrics_file(self._address_file).read_text()
 
     def restart_if_dead(self) -> None:
         """Starts the process again if it has ended. The pause doubles, up to 10 s, each time that fails."""
@@ -126,7 +132,10 @@ class _Service:
 
 @contextmanager
 def running_suite(
-    data_dir: Path, ports: tuple[int, int, int] = DEFAULT_PORTS, environment: Mapping[str, str] = os.environ
+    data_dir: Path,
+    ports: tuple[int, int, int] = DEFAULT_PORTS,
+    environment: Mapping[str, str] = os.environ,
+    metrics_ports: tuple[int, int, int] = (0, 0, 0),
 ) -> Iterator[Connection]:
     """Starts everything on `data_dir` and yields a connection to it. On exit everything is drained and stopped.
 
@@ -163,8 +172,8 @@ def running_suite(
         )
         for_services = {**environment, "FOOTFALL_DATABASE_URL": database_url}
         services = [
-            _Service(name, data_dir, dict(for_services), f"127.0.0.1:{port}")
-            for name, port in zip(SERVICES, ports, strict=True)
+            _Service(name, data_dir, dict(for_services), f"127.0.0.1:{port}", f"127.0.0.1:{metrics_port}")
+            for name, port, metrics_port in zip(SERVICES, ports, metrics_ports, strict=True)
         ]
         services[-1].environment["FOOTFALL_ADMIN_KEY"] = admin_key
         stack.callback(_stop_all, services)
@@ -174,6 +183,7 @@ def running_suite(
             service.wait()
         ingest, query, admin = (service.listen for service in services)
         connection = Connection(ingest, query, admin, admin_key)
+        write_targets(data_dir, {service.name: service.metrics for service in services})
         ConnectionFile(ingest, query, admin, admin_key, database_url).write(data_dir)
         stopping = threading.Event()
         watcher = threading.Thread(target=_watch, args=(stopping, postgres, services), daemon=True)

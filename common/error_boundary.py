@@ -1,13 +1,21 @@
-"""Wraps every RPC handler: exceptions and requests that cannot be parsed become statuses with details."""
+"""Wraps every RPC handler: exceptions and requests that cannot be parsed become statuses with details, and every call
+is known by its request id and observed when it ends."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
 
+from common.calls.call import Call, current_call
 from common.errors import CallError, Reason, from_exception, to_status
+from common.keys import metadata_value
+from common.telemetry import tracing
+from common.telemetry.observe import observe
+from common.telemetry.request_ids import HEADER, request_id
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Handler = Any
@@ -33,18 +41,20 @@ class ErrorBoundary:
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
         """Registers the wrapped handlers of a service by their RPCs' names."""
-        wrapped = {name: _wrapped(handler) for name, handler in handlers.items()}
+        wrapped = {name: _wrapped(f"{service}/{name}", handler) for name, handler in handlers.items()}
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, wrapped),))
         self._server.add_registered_method_handlers(service, wrapped)  # type: ignore[attr-defined]  # stubs lack it
 
 
-def _wrapped(handler: Handler) -> Handler:
+def _wrapped(rpc: str, handler: Handler) -> Handler:
     deserialize = _lenient(handler.request_deserializer)
     if handler.stream_stream is not None:
         return grpc.stream_stream_rpc_method_handler(
-            _stream(handler.stream_stream), deserialize, handler.response_serializer
+            _stream(rpc, handler.stream_stream), deserialize, handler.response_serializer
         )
-    return grpc.unary_unary_rpc_method_handler(_unary(handler.unary_unary), deserialize, handler.response_serializer)
+    return grpc.unary_unary_rpc_method_handler(
+        _unary(rpc, handler.unary_unary), deserialize, handler.response_serializer
+    )
 
 
 def _lenient(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
@@ -67,21 +77,56 @@ def _malformed() -> CallError:
     )
 
 
-def _unary(handle: Any) -> Any:
+class _Watched:
+    """A call that is being answered, and the code that it ends with."""
+
+    __slots__ = ("call", "code")
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+        self.code = "OK"
+
+    async def refuse(self, context: Context, error: Exception) -> None:
+        """Answers with the status made of the error."""
+        refused = from_exception(error)
+        self.code = refused.code.name
+        status, extra = to_status(refused, self.call.request_id)
+        trailing = (*(status.trailing_metadata or ()), *extra)
+        await context.abort(status.code, status.details, trailing)
+
+
+@contextmanager
+def _watched(rpc: str, context: Context) -> Iterator[_Watched]:
+    began = time.perf_counter()
+    watched = _Watched(Call(rpc, request_id(metadata_value(context, HEADER)), peer=context.peer()))
+    current_call.set(watched.call)
+    span = tracing.call_began(rpc, context.invocation_metadata)
+    try:
+        yield watched
+    except asyncio.CancelledError:
+        watched.code = "CANCELLED"
+        raise
+    finally:
+        observe(watched.call, watched.code, time.perf_counter() - began)
+        tracing.call_ended(span, watched.code, watched.call.request_id)
+
+
+def _unary(rpc: str, handle: Any) -> Any:
     async def call(request: Any, context: Context) -> Any:
-        try:
-            if isinstance(request, _Malformed):
-                raise _malformed()
-            return await handle(request, context)
-        except (asyncio.CancelledError, grpc.aio.AbortError):
-            raise
-        except Exception as error:  # every error is answered with the status made of it
-            await _abort(context, error)
+        with _watched(rpc, context) as watched:
+            try:
+                if isinstance(request, _Malformed):
+                    raise _malformed()
+                return await handle(request, context)
+            except (asyncio.CancelledError, grpc.aio.AbortError):
+                raise
+            except Exception as error:  # every error is answered with the status made of it
+                await watched.refuse(context, error)
 
     return call
 
 
-def _stream(handle: Any) -> Any:
+def _stream(rpc: str, handle: Any) -> Any:
     async def well_formed(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         async for request in requests:
             if isinstance(request, _Malformed):
@@ -89,19 +134,13 @@ def _stream(handle: Any) -> Any:
             yield request
 
     async def call(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
-        try:
-            async for response in handle(well_formed(requests), context):
-                yield response
-        except (asyncio.CancelledError, grpc.aio.AbortError):
-            raise
-        except Exception as error:  # every error is answered with the status made of it
-            await _abort(context, error)
+        with _watched(rpc, context) as watched:
+            try:
+                async for response in handle(well_formed(requests), context):
+                    yield response
+            except (asyncio.CancelledError, grpc.aio.AbortError):
+                raise
+            except Exception as error:  # every error is answered with the status made of it
+                await watched.refuse(context, error)
 
     return call
-
-
-async def _abort(context: Context, error: Exception) -> None:
-    refused = from_exception(error)
-    status, extra = to_status(refused)
-    trailing = (*(status.trailing_metadata or ()), *extra)
-    await context.abort(status.code, status.details, trailing)

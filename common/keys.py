@@ -11,16 +11,18 @@ from enum import IntEnum
 import grpc
 from cachetools import TTLCache
 
+from common.calls.call import current_call
 from common.clock import Clock
 from common.db import Database
 from common.errors import CallError, Reason, quoted
+from common.key_use import KeyUse
 from common.sites import COLUMNS, Site
 
 CACHE_SECONDS = 4.0
 """A second less than the 5 s promised, for the time that a look-up takes."""
 
 _FIND_KEY = f"""
-SELECT k.kind, k.expires_at, {COLUMNS}
+SELECT k.key_id, k.kind, k.expires_at, {COLUMNS}
 FROM api_keys k LEFT JOIN sites s ON s.site_id = k.site_id
 WHERE k.key_sha256 = %s
 """
@@ -55,6 +57,7 @@ def hash_key(key: str) -> bytes:
 class Key:
     """A key that a caller sent. `site` is None for a key of all sites."""
 
+    key_id: int
     kind: KeyKind
     expires_at: datetime | None
     site: Site | None
@@ -80,6 +83,7 @@ class KeyRing:
         self._unknown: TTLCache[bytes, None] = TTLCache(maxsize=10_000, ttl=UNKNOWN_SECONDS)
         # Threads of its own, because a long report must not delay the look-up of keys.
         self._executor = ThreadPoolExecutor(2, thread_name_prefix="keys")
+        self._use = KeyUse(db, clock)
 
     async def authenticate(self, key: str | None, expected: str, *kinds: KeyKind) -> Key:
         """The key, if it is valid now and of one of `kinds`. `expected` says in messages how to send one.
@@ -102,21 +106,28 @@ class KeyRing:
                 Reason.KEY_UNKNOWN,
                 f"the key is not valid or has ended; send {expected}",
             )
+        if (call := current_call.get()) is not None:
+            call.key, call.site = found, found.site.slug if found.site else ""
         if found.kind not in kinds:
             raise CallError(
                 grpc.StatusCode.PERMISSION_DENIED,
                 Reason.KEY_KIND_WRONG,
                 f"a key of kind {found.kind.name} cannot do this; send {expected}",
             )
+        self._use.note(found.key_id)
         return found
+
+    def close(self) -> None:
+        """Stores when keys were last used, as far as it is not stored. Returns after 2 s at the latest."""
+        self._use.close()
 
     def _look_up(self, hashed: bytes) -> Key | None:
         with self._db.connection() as connection:
             row = connection.execute(_FIND_KEY, (hashed,)).fetchone()
         if row is None:
             return None
-        kind, expires_at, *site = row
-        return Key(KeyKind(kind), expires_at, Site(*site) if site[0] is not None else None)
+        key_id, kind, expires_at, *site = row
+        return Key(key_id, KeyKind(kind), expires_at, Site(*site) if site[0] is not None else None)
 
 
 def bearer(context: grpc.aio.ServicerContext) -> str | None:  # type: ignore[type-arg]  # of any messages

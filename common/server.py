@@ -19,6 +19,8 @@ from common.error_boundary import ErrorBoundary
 from common.readiness import Readiness
 from common.reflection import CommentedPool
 from common.settings import Settings
+from common.telemetry.call_log import log_calls
+from common.telemetry.exposition import start_metrics
 
 _log = logging.getLogger(__name__)
 
@@ -75,6 +77,8 @@ async def serve(
     """
     # First, so that a signal that comes during the start is handled too.
     stop = told_to_stop(settings)
+    log_calls(settings.log_calls)
+    start_metrics(settings)
     readiness = Readiness(db)
     ready = await readiness.check_at_start()
     server, health_servicer = build_server(service, register, shared_port=settings.shared_port)
@@ -111,15 +115,6 @@ def announce(settings: Settings, address: str) -> None:
         partial = settings.address_file.with_suffix(".partial")
         partial.write_text(address)
         os.replace(partial, settings.address_file)
-
-
-def configure_logging(settings: Settings) -> None:
-    """One line per message on standard error."""
-    logging.basicConfig(
-        stream=sys.stderr, level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    # It warns at every tick at which the last run is still at work. That is normal for a busy job.
-    logging.getLogger("apscheduler").setLevel(logging.ERROR)
 
 
 def _listen(server: grpc.aio.Server, address: str, settings: Settings) -> int:

@@ -13,8 +13,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from common.server import announce, configure_logging, told_to_stop
+from common.server import announce, told_to_stop
 from common.settings import Settings
+from common.telemetry import tracing
+from common.telemetry.exposition import metrics_file, start_metrics
+from common.telemetry.logs import configure_logging
+from common.telemetry.workers import WorkersMetrics
 
 _log = logging.getLogger(__name__)
 
@@ -35,9 +39,12 @@ def run(package: str, port: int, main: Callable[[Settings], Coroutine[Any, Any, 
     workers = parser.parse_args().workers
     if workers < 1:
         parser.error("--workers must be at least 1")
-    configure_logging(settings)
+    configure_logging(settings.log_level, settings.log_format)
     if workers == 1:
+        send_last_traces = tracing.switch_on(f"footfall-{package.removesuffix('_svc')}") if settings.traces else None
         asyncio.run(main(settings))
+        if send_last_traces:
+            send_last_traces()
     else:
         asyncio.run(_supervise(package, settings.listen or f"127.0.0.1:{port}", settings, workers))
 
@@ -45,10 +52,11 @@ def run(package: str, port: int, main: Callable[[Settings], Coroutine[Any, Any, 
 class _Worker:
     """One of the processes. It is a fresh interpreter, because gRPC does not survive a fork."""
 
-    def __init__(self, package: str, address: str, address_file: Path) -> None:
+    def __init__(self, package: str, address: str, address_file: Path, *, with_metrics: bool) -> None:
         self._package = package
         self._address = address
         self._address_file = address_file
+        self._with_metrics = with_metrics
         self._pause = _FIRST_PAUSE
         self._process = self._start()
 
@@ -56,6 +64,14 @@ class _Worker:
     def answers(self) -> bool:
         """Whether the process answers calls yet."""
         return self._address_file.exists()
+
+    @property
+    def metrics_address(self) -> str:
+        """Where the process serves its metrics; "" = nowhere yet."""
+        try:
+            return metrics_file(self._address_file).read_text()
+        except FileNotFoundError:
+            return ""
 
     async def keep_alive(self) -> None:
         """Starts the process again whenever it ends. The pause doubles, up to 10 s, while it ends before it answers."""
@@ -66,6 +82,7 @@ class _Worker:
             ended = (self._process.pid, self._process.returncode, self._pause)
             _log.warning("worker %d ended with %d; starting another in %.1f s", *ended)
             self._address_file.unlink(missing_ok=True)
+            metrics_file(self._address_file).unlink(missing_ok=True)
             await asyncio.sleep(self._pause)
             try:
                 self._process = self._start()
@@ -94,6 +111,8 @@ class _Worker:
             "FOOTFALL_SHARED_PORT": "true",
             "FOOTFALL_LISTEN": self._address,
             "FOOTFALL_ADDRESS_FILE": str(self._address_file),
+            # The supervisor joins the metrics of its workers.
+            "FOOTFALL_METRICS_LISTEN": "127.0.0.1:0" if self._with_metrics else "",
             # The workers end however the supervisor ends.
             "FOOTFALL_STOP_WITH_PARENT": "true",
         }
@@ -115,7 +134,12 @@ async def _supervise(package: str, address: str, settings: Settings, count: int)
             raise SystemExit(f"{address} cannot be listened on: {error}") from None
         address = f"{address.rpartition(':')[0]}:{held.getsockname()[1]}"
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="footfall-workers-")))
-        workers = [_Worker(package, address, folder / str(number)) for number in range(count)]
+        with_metrics = bool(settings.metrics_listen)
+        workers = [
+            _Worker(package, address, folder / str(number), with_metrics=with_metrics) for number in range(count)
+        ]
+        joined = WorkersMetrics(lambda: {number: worker.metrics_address for number, worker in enumerate(workers)})
+        start_metrics(settings, joined.registry())
         keepers = [asyncio.create_task(worker.keep_alive()) for worker in workers]
         announcing = asyncio.create_task(_announce_when_all_answer(workers, address, settings))
         await stop.wait()

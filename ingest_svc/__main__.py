@@ -1,5 +1,7 @@
 """`python -m ingest_svc`: one ingest process, configured by FOOTFALL_* variables."""
 
+import asyncio
+
 from footfall.ingest.v1 import ingest_pb2_grpc
 
 from common.clock import system_clock
@@ -29,6 +31,7 @@ async def main(settings: Settings) -> None:
         await group_commit.close()
         for commit in commits:
             commit.close()
+        await asyncio.to_thread(keys.close)
         db.close()
 
     await serve(

@@ -13,6 +13,7 @@ import psycopg
 from common.clock import Clock
 from common.db import Database, DatabaseFault
 from common.errors import CallError, Reason
+from ingest_svc.metrics import watch_queue, watched_commit
 from ingest_svc.store_events import BatchNumbers, Incoming, store_events
 
 _log = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ class DatabaseCommit:
         self._connection: psycopg.Connection[object] | None = None
         self._used_at = 0.0
 
+    @watched_commit
     def __call__(self, calls: list[Incoming]) -> list[int]:
         connection = self._living_connection()
         try:
@@ -97,6 +99,7 @@ class GroupCommit:
 
     def __init__(self, commits: Sequence[Commit], max_queue_events: int) -> None:
         self._max_queue_events = max_queue_events
+        watch_queue(lambda: self._queued_events, max_queue_events)
         self._queue: deque[tuple[Incoming, asyncio.Future[int]]] = deque()
         self._queued_events = 0
         self._waiting_events = 0

@@ -11,9 +11,11 @@ from common.clock import Clock
 from common.errors import CallError, Reason, quoted, site_closed
 from common.keys import KeyKind, KeyRing, metadata_value
 from common.sites import ACTIVE, Site
+from common.telemetry import tracing
 from ingest_svc.event_rows import to_rows
 from ingest_svc.group_commit import GroupCommit, shutting_down
 from ingest_svc.judge import IngestRequest, check_batch
+from ingest_svc.metrics import count_events
 from ingest_svc.store_events import Incoming
 
 SERVICE = "footfall.ingest.v1.IngestService"
@@ -49,6 +51,7 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
     ) -> ingest_pb2.IngestBatchResponse:
         call, errors = self._prepare(request, await self._authenticate(context))
         accepted = await self._group_commit.enqueue(call) if call.rows else 0
+        count_events(call.site.slug, accepted, len(call.rows) - accepted, len(errors))
         return ingest_pb2.IngestBatchResponse(
             accepted=accepted, duplicate=len(call.rows) - accepted, rejected=len(errors), errors=errors
         )
@@ -100,7 +103,7 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         check_batch(request, self._max_batch_events)
         now = self._clock()
         rows, errors = to_rows(request, site, now)
-        return Incoming(site, rows, now), errors
+        return Incoming(site, rows, now, tracing.current()), errors
 
     async def _authenticate(self, context: Context) -> Site:
         sent = metadata_value(context, "x-write-key")
@@ -123,6 +126,7 @@ async def _answer(
     call: Incoming, accepted: asyncio.Future[int] | None, errors: list[ingest_pb2.EventError]
 ) -> ingest_pb2.IngestStreamResponse:
     stored = await accepted if accepted else 0
+    count_events(call.site.slug, stored, len(call.rows) - stored, len(errors))
     return ingest_pb2.IngestStreamResponse(
         accepted=stored, duplicate=len(call.rows) - stored, rejected=len(errors), errors=errors
     )

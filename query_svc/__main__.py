@@ -1,5 +1,7 @@
 """`python -m query_svc`: one query process, configured by FOOTFALL_* variables."""
 
+import asyncio
+
 from footfall.query.v1 import query_pb2_grpc
 
 from common.clock import system_clock
@@ -22,9 +24,11 @@ async def main(settings: Settings) -> None:
         pool_size=settings.pool_size,
         statement_timeout_ms=settings.statement_timeout_ms,
     )
-    servicer = QueryServicer(db, KeyRing(db, system_clock), page_tokens(db), system_clock)
+    keys = KeyRing(db, system_clock)
+    servicer = QueryServicer(db, keys, page_tokens(db), system_clock)
 
     async def stop() -> None:
+        await asyncio.to_thread(keys.close)
         db.close()
 
     await serve(

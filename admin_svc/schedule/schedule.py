@@ -13,11 +13,13 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from admin_svc.chunk import Chunk
 from admin_svc.error_text import error_text
+from admin_svc.metrics import count_chunk, expect_jobs
 from admin_svc.schedule.jobs import Connection, Job
 from admin_svc.schedule.runs import Run, record
 from admin_svc.site_lock import SiteBusy
 from common.clock import Clock
 from common.db import Database, DatabaseFault
+from common.telemetry import tracing
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +37,7 @@ class Schedule:
         self._run_chunks = run_chunks
         self._stopping = threading.Event()
         self._jobs = {job.name: job for job in jobs}
+        expect_jobs(list(self._jobs))
         self._last_site = dict.fromkeys(self._jobs, -1)
         self._scheduler = BackgroundScheduler(timezone="UTC")
         for job in jobs:
@@ -92,11 +95,14 @@ class Schedule:
                     return
                 self._last_site[job.name] = site_id
                 chunks += 1
-                started = self._clock()
-                chunk, error = self._chunk(connection, job, site_id, started)
+                started, began = self._clock(), time.perf_counter()
+                with tracing.span(f"chunk of {job.name}", site_id=site_id):
+                    chunk, error = self._chunk(connection, job, site_id, started)
                 if chunk is None or not chunk.has_more:
                     sites.remove(site_id)
                 rows = job.rows(chunk.done) if chunk else 0
+                if chunk is not None or error is not None:
+                    count_chunk(job.name, time.perf_counter() - began, rows, failed=error is not None)
                 if rows or error:
                     runs[site_id] = _added(runs.get(site_id), job, site_id, started, self._clock(), rows, error)
                 if connection.closed:

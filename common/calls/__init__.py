@@ -1,0 +1,1 @@
+"""The call that is being answered."""

@@ -92,21 +92,14 @@ class BacklogMetrics(Collector):
         last = self._last
         if last is None:
             return
+        oldest_age, sample_age = _age(last.sampled_at, last.oldest), _age(self._clock(), last.sampled_at)
         for name, help_text, value in (
             ("pending_events", "Events that are acknowledged and not aggregated", last.pending),
-            (
-                "oldest_pending_age_seconds",
-                "Age of the oldest of them; 0 = none is pending",
-                _age(last.sampled_at, last.oldest),
-            ),
+            ("oldest_pending_age_seconds", "Age of the oldest of them; 0 = none is pending", oldest_age),
             ("deltas", "Rollup deltas that are not compacted; a site counts with 100,000 at most", last.deltas),
             ("dead_letters", "Events that failed three times", last.dead_letters),
             ("rebuilding_sites", "Sites with a rebuild that has not ended", last.rebuilding),
-            (
-                "backlog_sample_age_seconds",
-                "Age of these figures of the database",
-                _age(self._clock(), last.sampled_at),
-            ),
+            ("backlog_sample_age_seconds", "Age of these figures of the database", sample_age),
         ):
             yield GaugeMetricFamily(f"footfall_{name}", help_text, value)
         of_sites = GaugeMetricFamily(

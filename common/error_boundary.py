@@ -103,7 +103,8 @@ def _watched(rpc: str, context: Context) -> Iterator[_Watched]:
     span = tracing.call_began(rpc, context.invocation_metadata)
     try:
         yield watched
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, GeneratorExit):
+        # The second where a stream is cancelled while gRPC sends one of its responses.
         watched.code = "CANCELLED"
         raise
     finally:

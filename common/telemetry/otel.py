@@ -5,7 +5,6 @@ The library reads its own variables OTEL_…: endpoint, headers, sampler.
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
 
 from opentelemetry import context, propagate, trace
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
@@ -20,11 +19,6 @@ from common.telemetry.tracing import Metadata
 
 _FAULTS = frozenset({"INTERNAL", "UNAVAILABLE", "UNKNOWN", "DATA_LOSS", "DEADLINE_EXCEEDED", "UNIMPLEMENTED"})
 """Codes that make a server's span an error, by OpenTelemetry's conventions for gRPC."""
-
-
-class _Begun(NamedTuple):
-    span: trace.Span
-    token: Any
 
 
 class Tracer:
@@ -46,7 +40,7 @@ class Tracer:
         """Sends the spans that wait, for 2 s at most."""
         self._provider.force_flush(2_000)
 
-    def call_began(self, rpc: str, metadata: Metadata) -> _Begun:
+    def call_began(self, rpc: str, metadata: Metadata) -> trace.Span:
         """See tracing.call_began."""
         carrier = {key: value for key, value in metadata if isinstance(value, str)}
         service, _, method = rpc.rpartition("/")
@@ -56,16 +50,17 @@ class Tracer:
             SpanKind.SERVER,
             {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method},
         )
-        return _Begun(span, context.attach(trace.set_span_in_context(span)))
+        # It is never detached: the task answers this call only, and may be another one when a stream is closed.
+        context.attach(trace.set_span_in_context(span))
+        return span
 
     def call_ended(self, begun: object, code: str, request_id: str) -> None:
         """See tracing.call_ended."""
-        assert isinstance(begun, _Begun)
-        begun.span.set_attributes({"rpc.grpc.status_code": code, "footfall.request_id": request_id})
+        assert isinstance(begun, trace.Span)
+        begun.set_attributes({"rpc.grpc.status_code": code, "footfall.request_id": request_id})
         if code in _FAULTS:
-            begun.span.set_status(StatusCode.ERROR, code)
-        begun.span.end()
-        context.detach(begun.token)
+            begun.set_status(StatusCode.ERROR, code)
+        begun.end()
 
     def current(self) -> SpanContext | None:
         """See tracing.current."""

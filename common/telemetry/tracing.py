@@ -41,7 +41,7 @@ def call_began(rpc: str, metadata: Callable[[], Metadata | None]) -> object:
 
 
 def call_ended(span: object, code: str, request_id: str) -> None:
-    """Ends the span of a call with its gRPC code, in the task that began it."""
+    """Ends the span of a call with its gRPC code."""
     if span is not None and _tracer is not None:
         _tracer.call_ended(span, code, request_id)
 

@@ -61,9 +61,15 @@ class KeyUse:
         """Stores the uses that are due, in statements of at most 1,000 keys. Raises DatabaseFault and psycopg.Error."""
         now = self._clock()
         self._stored = {key_id: at for key_id, at in self._stored.items() if now - at < STORED_AGAIN_AFTER}
+        due = []
         # The copy is made at once, so that calls may note further uses meanwhile.
-        noted = list(self._noted.items())
-        due = [(key_id, at) for key_id, at in noted if key_id not in self._stored]
+        for key_id, at in list(self._noted.items()):
+            stored = self._stored.get(key_id)
+            if stored is None or at - stored >= STORED_AGAIN_AFTER:
+                due.append((key_id, at))
+            else:
+                # A use that is less than a minute newer than the stored one is left out.
+                self._forget(key_id, at)
         for first in range(0, len(due), _MOST_A_STATEMENT):
             part = due[first : first + _MOST_A_STATEMENT]
             key_ids, times = zip(*part, strict=True)
@@ -72,14 +78,17 @@ class KeyUse:
                 connection.execute(_STORE, parameters)
             for key_id, at in part:
                 self._stored[key_id] = at
-                if self._noted.get(key_id) == at:
-                    del self._noted[key_id]
+                self._forget(key_id, at)
 
     def close(self) -> None:
         """Stores what is due, and returns after 2 s at the latest."""
         self._closing.set()
         if self._thread is not None:
             self._thread.join(_CLOSE_SECONDS)
+
+    def _forget(self, key_id: int, at: datetime) -> None:
+        if self._noted.get(key_id) == at:
+            del self._noted[key_id]
 
     def _run(self) -> None:
         told = False

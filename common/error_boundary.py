@@ -14,7 +14,7 @@ from common.calls.call import Call, current_call
 from common.errors import CallError, Reason, from_exception, to_status
 from common.keys import metadata_value
 from common.telemetry import tracing
-from common.telemetry.observe import observe
+from common.telemetry.observe import expect, observe
 from common.telemetry.request_ids import HEADER, request_id
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -42,6 +42,8 @@ class ErrorBoundary:
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
         """Registers the wrapped handlers of a service by their RPCs' names."""
         wrapped = {name: _wrapped(f"{service}/{name}", handler) for name, handler in handlers.items()}
+        for name in handlers:
+            expect(f"{service}/{name}")
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, wrapped),))
         self._server.add_registered_method_handlers(service, wrapped)  # type: ignore[attr-defined]  # stubs lack it
 

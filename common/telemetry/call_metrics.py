@@ -12,6 +12,9 @@ from common.telemetry.busiest import Busiest
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Upper bounds of the buckets in seconds."""
 
+_EXPECTED = ("OK", "INTERNAL", "UNAVAILABLE", "RESOURCE_EXHAUSTED")
+"""The codes of which alerts look at the increase."""
+
 _LABELS = [*map(str, BOUNDS), "+Inf"]
 
 
@@ -25,6 +28,11 @@ class CallMetrics(Collector):
     def __init__(self) -> None:
         # For each RPC and code: a number of calls for each bucket, and the sum of seconds.
         self._tallies: dict[tuple[str, str], list[float]] = {}
+
+    def expect(self, rpc: str) -> None:
+        """Shows the RPC with zeros before its first call, so that its first failure is an increase."""
+        for code in _EXPECTED:
+            self._tallies.setdefault((rpc, code), [0.0] * (len(BOUNDS) + 2))
 
     def add(self, rpc: str, code: str, seconds: float) -> None:
         """One call that has ended."""

@@ -3,8 +3,7 @@ is known by its request id and observed when it ends."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any
 
 import grpc
@@ -80,43 +79,39 @@ def _malformed() -> CallError:
 
 
 class _Watched:
-    """A call that is being answered, and the code that it ends with."""
+    """A call that is being answered: known to its task from the beginning, observed at its end."""
 
-    __slots__ = ("call", "code")
+    __slots__ = ("_began", "_code", "_span", "call")
 
-    def __init__(self, call: Call) -> None:
-        self.call = call
-        self.code = "OK"
+    def __init__(self, rpc: str, context: Context) -> None:
+        self._began = time.perf_counter()
+        self._code = "OK"
+        self.call = Call(rpc, request_id(metadata_value(context, HEADER)), peer=context.peer())
+        self._span = tracing.call_began(rpc, context.invocation_metadata)
+
+    def __enter__(self) -> "_Watched":
+        current_call.set(self.call)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # GeneratorExit where a stream is cancelled while gRPC sends one of its responses.
+        if kind is not None and issubclass(kind, (asyncio.CancelledError, GeneratorExit)):
+            self._code = "CANCELLED"
+        observe(self.call, self._code, time.perf_counter() - self._began)
+        tracing.call_ended(self._span, self._code, self.call.request_id)
 
     async def refuse(self, context: Context, error: Exception) -> None:
         """Answers with the status made of the error."""
         refused = from_exception(error)
-        self.code = refused.code.name
+        self._code = refused.code.name
         status, extra = to_status(refused, self.call.request_id)
         trailing = (*(status.trailing_metadata or ()), *extra)
         await context.abort(status.code, status.details, trailing)
 
 
-@contextmanager
-def _watched(rpc: str, context: Context) -> Iterator[_Watched]:
-    began = time.perf_counter()
-    watched = _Watched(Call(rpc, request_id(metadata_value(context, HEADER)), peer=context.peer()))
-    current_call.set(watched.call)
-    span = tracing.call_began(rpc, context.invocation_metadata)
-    try:
-        yield watched
-    except (asyncio.CancelledError, GeneratorExit):
-        # The second where a stream is cancelled while gRPC sends one of its responses.
-        watched.code = "CANCELLED"
-        raise
-    finally:
-        observe(watched.call, watched.code, time.perf_counter() - began)
-        tracing.call_ended(span, watched.code, watched.call.request_id)
-
-
 def _unary(rpc: str, handle: Any) -> Any:
     async def call(request: Any, context: Context) -> Any:
-        with _watched(rpc, context) as watched:
+        with _Watched(rpc, context) as watched:
             try:
                 if isinstance(request, _Malformed):
                     raise _malformed()
@@ -137,7 +132,7 @@ def _stream(rpc: str, handle: Any) -> Any:
             yield request
 
     async def call(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
-        with _watched(rpc, context) as watched:
+        with _Watched(rpc, context) as watched:
             try:
                 async for response in handle(well_formed(requests), context):
                     yield response

@@ -39,8 +39,8 @@ class _Events(Collector):
 
 _EVENTS = _Events()
 _SITE_EVENTS = Busiest(
-    "footfall_busiest_site_events",
-    "The 20 sites that sent most events in the last full minute, and how many these were, whatever became of them",
+    "footfall_busiest_site_events_per_second",
+    "The 20 sites that sent most events in the last minute, and how many a second, whatever became of them",
 )
 for _collector in (_EVENTS, _SITE_EVENTS):
     REGISTRY.register(_collector)
@@ -51,9 +51,6 @@ _GROUP_EVENTS = Histogram(
     "footfall_ingest_group_events",
     "Valid events of one transaction, duplicates included",
     buckets=(1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000),
-)
-_GROUP_CALLS = Histogram(
-    "footfall_ingest_group_calls", "Calls of one transaction", buckets=(1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000)
 )
 _COMMITS = Histogram(
     "footfall_ingest_commit_seconds",
@@ -99,7 +96,6 @@ def watched_commit(
     @wraps(commit)
     def watched(self: Committer, calls: list[Call]) -> list[int]:
         began, duration = time.perf_counter(), _FAILED
-        _GROUP_CALLS.observe(len(calls))
         _GROUP_EVENTS.observe(sum(len(call.rows) for call in calls))
         try:
             with tracing.span_of_calls("store events", (call.trace for call in calls)):

@@ -1,4 +1,4 @@
-"""The busiest sites of the last full minute, bounded in number."""
+"""The busiest sites of the last minute or so, bounded in number."""
 
 import heapq
 import threading
@@ -11,15 +11,16 @@ from prometheus_client.registry import Collector
 WINDOW_SECONDS = 60.0
 MOST = 20
 """How many sites are shown."""
-_MOST_HELD = 10_000
-"""How many sites are told apart within a minute. Further ones are summed under the site ""."""
+MOST_HELD = 10_000
+"""How many sites are told apart within a window. Further ones are summed under the site ""."""
 
 
 class Busiest(Collector):
-    """Sums an amount for each site over one minute, and shows the 20 sites with the largest sums of the minute before.
+    """Sums an amount for each site, and shows the 20 sites with the largest sums of the last window, a second of it.
 
-    A gauge of a whole minute and no counter: a site that became loud just now is first at once, and a site that is no
-    longer among the 20 leaves no series that stands still.
+    A window ends with the first scrape after a minute, so that calls need not look at a clock. A gauge of a window and
+    no counter: a site that became loud just now is first at once, and a site that is no longer among the 20 leaves no
+    series that stands still.
     """
 
     def __init__(self, name: str, help_text: str, clock: Callable[[], float] = time.monotonic) -> None:
@@ -28,25 +29,27 @@ class Busiest(Collector):
         self._clock = clock
         self._lock = threading.Lock()
         self._sums: dict[str, float] = {}
-        self._last: dict[str, float] = {}
-        self._ends = clock() + WINDOW_SECONDS
+        self._last: list[tuple[str, float]] = []
+        self._began = clock()
 
     def add(self, site: str, amount: float) -> None:
-        """Adds to the sum of a site. Any thread may call it."""
-        with self._lock:
-            if self._clock() >= self._ends:
-                self._turn()
-            if site not in self._sums and len(self._sums) >= _MOST_HELD:
-                site = ""
-            self._sums[site] = self._sums.get(site, 0.0) + amount
+        """Adds to the sum of a site. Call it in the event loop's thread, the only one that adds."""
+        sums = self._sums
+        if site not in sums and len(sums) >= MOST_HELD:
+            site = ""
+        sums[site] = sums.get(site, 0.0) + amount
 
     def top(self) -> list[tuple[str, float]]:
-        """The sites with the largest sums of the last full minute, and their sums."""
+        """The sites with the largest sums of the last window, and their amounts a second. Any thread may ask."""
         with self._lock:
-            if self._clock() >= self._ends:
-                self._turn()
-            last = self._last
-        return heapq.nlargest(MOST, last.items(), key=lambda item: (item[1], item[0]))
+            seconds = self._clock() - self._began
+            if seconds >= WINDOW_SECONDS:
+                # An amount that is being added just now is in one of the two, or is missed.
+                sums, self._sums = self._sums, {}
+                self._began += seconds
+                largest = heapq.nlargest(MOST, list(sums.items()), key=lambda item: (item[1], item[0]))
+                self._last = [(site, amount / seconds) for site, amount in largest]
+            return self._last
 
     def describe(self) -> Iterable[Metric]:
         """The family without samples."""
@@ -58,10 +61,3 @@ class Busiest(Collector):
         for site, amount in self.top():
             family.add_metric((site,), amount)
         yield family
-
-    def _turn(self) -> None:
-        late = self._clock() - self._ends
-        # After a whole minute without a call the last full minute was empty.
-        self._last = self._sums if late < WINDOW_SECONDS else {}
-        self._sums = {}
-        self._ends += WINDOW_SECONDS * (late // WINDOW_SECONDS + 1)

@@ -70,7 +70,7 @@ def _families() -> tuple[CounterMetricFamily, HistogramMetricFamily]:
 CALLS = CallMetrics()
 SITE_SECONDS = Busiest(
     "footfall_busiest_site_call_seconds",
-    "The 20 sites whose calls took longest in the last full minute, and the seconds that these took together",
+    "The 20 sites whose calls took longest in the last minute, and for how many seconds a second these ran",
 )
 for _collector in (CALLS, SITE_SECONDS):
     REGISTRY.register(_collector)

@@ -110,7 +110,7 @@ def test_events_are_counted_by_what_became_of_them(ingest: Scrapes, site: Footfa
     outcomes = {outcome: ingest.added(events, outcome=outcome) for outcome in ("accepted", "duplicate", "rejected")}
     assert outcomes == {"accepted": 2, "duplicate": 2, "rejected": 1}
     assert ingest.added("footfall_ingest_group_events_sum") == 4
-    assert ingest.added("footfall_ingest_group_events_count") == ingest.added("footfall_ingest_group_calls_sum") == 2
+    assert ingest.added("footfall_ingest_group_events_count") == 2
     assert ingest.added("footfall_ingest_commit_seconds_count", outcome="stored") == 2
 
 
@@ -186,13 +186,14 @@ def test_the_busiest_sites_are_few_and_of_the_last_minute() -> None:
         busiest.add(f"site-{number}", 1)
     for number in range(100):
         busiest.add(f"site-{number}", number)
+    now[0] += WINDOW_SECONDS - 1
     assert busiest.top() == []
-    now[0] += WINDOW_SECONDS
-    assert busiest.top()[:2] == [("", 10_000), ("site-99", 100)]
+    now[0] += 41
+    assert busiest.top()[:2] == [("", 100), ("site-99", 1)]
     assert len(busiest.top()) == MOST
-    busiest.add("late", 1)
+    busiest.add("late", 30)
     now[0] += WINDOW_SECONDS
-    assert busiest.top() == [("late", 1)]
+    assert busiest.top() == [("late", 0.5)]
     now[0] += 2 * WINDOW_SECONDS
     assert busiest.top() == []
 

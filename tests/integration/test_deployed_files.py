@@ -79,9 +79,11 @@ def test_every_query_of_the_dashboard_names_metrics_that_exist(known: dict[str, 
 
 
 def test_every_alert_names_metrics_that_exist(known: dict[str, set[str]]) -> None:
-    names = named(re.sub(r"#.*|summary:.*|- alert:.*", "", RULES.read_text()))
+    expressions = re.sub(r"#.*|summary:.*|- alert:.*", "", RULES.read_text())
+    names = named(expressions)
     assert len(names) > 8
     assert not [name for name in names if not is_known(name, known)]
+    assert labels_of(expressions) <= {label for name in names for label in known.get(name, set())} | TARGET_LABELS
 
 
 def test_every_query_uses_labels_that_exist(known: dict[str, set[str]]) -> None:

@@ -155,12 +155,9 @@ def from_exception(error: BaseException) -> CallError:
 
 
 def to_status(error: CallError, request_id: str) -> tuple[grpc.Status, Sequence[tuple[str, str]]]:
-    """The status with details (ErrorInfo, RequestInfo, BadRequest, RetryInfo) and the extra trailing metadata of a
+    """The status with details (ErrorInfo, BadRequest, RetryInfo, RequestInfo) and the extra trailing metadata of a
     refused call."""
-    details: list[Message] = [
-        error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN),
-        error_details_pb2.RequestInfo(request_id=request_id),
-    ]
+    details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)]
     if error.field is not None:
         violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.message)
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
@@ -170,6 +167,7 @@ def to_status(error: CallError, request_id: str) -> tuple[grpc.Status, Sequence[
         delay.FromMilliseconds(error.retry_after_ms)
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
         extra.append(("grpc-retry-pushback-ms", str(error.retry_after_ms)))
+    details.append(error_details_pb2.RequestInfo(request_id=request_id))
     packed = []
     for detail in details:
         item = any_pb2.Any()

@@ -4,6 +4,7 @@ import asyncio
 
 from footfall.admin.v1 import admin_pb2_grpc
 
+from admin_svc.backlog_metrics import BacklogMetrics
 from admin_svc.counting.aggregate import Aggregator
 from admin_svc.counting.visitor_numbers import VisitorNumbers
 from admin_svc.maintenance_rpcs import HOW_TO_AUTHENTICATE
@@ -44,11 +45,15 @@ async def main(settings: Settings) -> None:
         run_chunks=settings.run_pages,
     )
     schedule.start()
+    backlog = BacklogMetrics(db, system_clock)
+    if settings.metrics_listen:
+        backlog.start()
 
     async def stop() -> None:
         await asyncio.to_thread(schedule.stop)
-        keys.close()
         await servicer.stop()
+        backlog.stop()
+        await asyncio.to_thread(keys.close)
         db.close()
         numbers_db.close()
 

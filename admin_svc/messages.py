@@ -76,6 +76,8 @@ def api_key(row: ApiKey) -> pb.ApiKey:
     )
     if row.expires_at is not None:
         message.expire_time.CopyFrom(to_timestamp(row.expires_at))
+    if row.last_used_at is not None:
+        message.last_used_time.CopyFrom(to_timestamp(row.last_used_at))
     return message
 
 

@@ -9,6 +9,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from common.telemetry.exposition import metrics_file
+
 _log = logging.getLogger(__name__)
 
 _START_SECONDS = 60.0
@@ -30,6 +32,8 @@ class Service:
     environment: dict[str, str]
     held: socket.socket
     """Bound to the address as long as the suite runs, so that the processes of the service share its port."""
+    metrics: str = "127.0.0.1:0"
+    """host:port of its metrics."""
     process: subprocess.Popen[bytes] | None = None
     pause: float = field(default=_FIRST_PAUSE)
     not_before: float = 0.0
@@ -56,6 +60,7 @@ class Service:
             **self.environment,
             "FOOTFALL_LISTEN": self.listen,
             "FOOTFALL_ADDRESS_FILE": str(self._address_file),
+            "FOOTFALL_METRICS_LISTEN": self.metrics,
             "FOOTFALL_SHARED_PORT": "true",
             "FOOTFALL_STOP_WITH_PARENT": "true",
         }
@@ -81,6 +86,8 @@ class Service:
                 tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-5:])
                 raise SuiteError(f"the {self.name} service did not start; {self.log} ends with:\n{tail}")
             time.sleep(_POLL_SECONDS)
+        # A port that was chosen for 0 is kept, so that Prometheus finds the service after a restart.
+        self.metrics = metrics_file(self._address_file).read_text()
 
     def restart_if_dead(self) -> None:
         """Starts the process again if it has ended. The pause doubles, up to 10 s, each time that fails."""

@@ -18,6 +18,7 @@ from cli.client_tls import OFF, SYSTEM, ClientTls
 from cli.connection import Connection
 from cli.connection_file import ConnectionFile, read_connection_file
 from cli.embedded_postgres import EmbeddedPostgres
+from cli.metrics_targets import write_targets
 from cli.service import Service, SuiteError
 from common.clock import system_clock
 from common.db import Database, DatabaseFault
@@ -41,6 +42,7 @@ def running_suite(
     ports: tuple[int, int, int] = DEFAULT_PORTS,
     environment: Mapping[str, str] = os.environ,
     upgrade: threading.Event | None = None,
+    metrics_ports: tuple[int, int, int] = (0, 0, 0),
 ) -> Iterator[Connection]:
     """Starts everything on `data_dir` and yields a connection to it. On exit everything is drained and stopped.
 
@@ -79,7 +81,8 @@ def running_suite(
         )
         for_services = {**environment, "FOOTFALL_DATABASE_URL": database_url}
         services = [
-            Service(name, data_dir, dict(for_services), port) for name, port in zip(SERVICES, held, strict=True)
+            Service(name, data_dir, dict(for_services), port, f"{_HOST}:{metrics_port}")
+            for name, port, metrics_port in zip(SERVICES, held, metrics_ports, strict=True)
         ]
         services[-1].environment["FOOTFALL_ADMIN_KEY"] = admin_key
         stack.callback(_stop_all, services)
@@ -91,6 +94,7 @@ def running_suite(
         known = (tls.ca, tls.certificate, tls.key, tls.server_name)
         connection = Connection(ingest, query, admin, admin_key, *known)
         file = ConnectionFile(ingest, query, admin, admin_key, database_url, *known)
+        write_targets(data_dir, {service.name: service.metrics for service in services})
         file.write(data_dir)
         stopping = threading.Event()
         watchers = [threading.Thread(target=_watch_services, args=(stopping, services, upgrade), daemon=True)]

@@ -8,6 +8,8 @@ import psycopg
 import sqlalchemy as sa
 import sqlalchemy.exc
 
+from common.telemetry.pool_metrics import waited
+
 DatabaseFault = (
     psycopg.OperationalError,
     psycopg.InterfaceError,
@@ -47,6 +49,7 @@ class Database:
             "-c max_parallel_workers_per_gather=0 -c jit=off"
         )
         self._url = url
+        self._application = application
         self._connect_args: dict[str, Any] = {"options": options, "application_name": application, **_CONNECT}
         self.engine = sa.create_engine(
             _driver_url(url),
@@ -70,7 +73,8 @@ class Database:
     @contextmanager
     def connection(self) -> Iterator[psycopg.Connection[Any]]:
         """A psycopg connection in autocommit; `with connection.transaction():` opens a transaction."""
-        with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as pooled:
+        pooled = waited(self._application, self.engine.connect)
+        with pooled.execution_options(isolation_level="AUTOCOMMIT"):
             raw = pooled.connection.driver_connection
             assert isinstance(raw, psycopg.Connection)
             try:

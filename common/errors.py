@@ -14,10 +14,12 @@ import psycopg
 import sqlalchemy.exc
 from google.protobuf import any_pb2
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from common.db import DatabaseFault
+from common.telemetry.request_ids import HEADER
 
 _log = logging.getLogger(__name__)
 
@@ -162,20 +164,20 @@ def from_exception(error: BaseException) -> CallError:
     return CallError(grpc.StatusCode.INTERNAL, Reason.INTERNAL, "the server failed; its log says why")
 
 
-def to_status(error: CallError) -> tuple[grpc.Status, Sequence[tuple[str, str]]]:
-    """The status with details (ErrorInfo, BadRequest, RetryInfo) and the extra trailing metadata of a refused call."""
-    details: list[error_details_pb2.ErrorInfo | error_details_pb2.BadRequest | error_details_pb2.RetryInfo] = [
-        error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)
-    ]
+def to_status(error: CallError, request_id: str) -> tuple[grpc.Status, Sequence[tuple[str, str]]]:
+    """The status with details (ErrorInfo, BadRequest, RetryInfo, RequestInfo) and the extra trailing metadata of a
+    refused call."""
+    details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)]
     if error.field is not None:
         violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.message)
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
-    extra: list[tuple[str, str]] = []
+    extra = [(HEADER, request_id)]
     if error.retry_after_ms is not None:
         delay = Duration()
         delay.FromMilliseconds(error.retry_after_ms)
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
         extra.append(("grpc-retry-pushback-ms", str(error.retry_after_ms)))
+    details.append(error_details_pb2.RequestInfo(request_id=request_id))
     packed = []
     for detail in details:
         item = any_pb2.Any()

@@ -3,10 +3,12 @@
 import grpc
 from cachetools import LRUCache, TTLCache
 
+from common.calls.call import current_call
 from common.clock import Clock
 from common.db import Database
 from common.errors import CallError, Reason
 from common.key_lookup import KeyLookup
+from common.key_use import KeyUse
 from common.keys import Key, KeyKind, hash_key
 
 CACHE_SECONDS = 4.0
@@ -21,6 +23,7 @@ class KeyRing:
 
     def __init__(self, db: Database, clock: Clock) -> None:
         self._lookup = KeyLookup(db)
+        self._use = KeyUse(db, clock)
         self._clock = clock
         self._cache: TTLCache[bytes, Key] = TTLCache(maxsize=10_000, ttl=CACHE_SECONDS)
         self._unknown: TTLCache[bytes, None] = TTLCache(maxsize=10_000, ttl=UNKNOWN_SECONDS)
@@ -49,14 +52,19 @@ class KeyRing:
                 Reason.KEY_UNKNOWN,
                 f"the key is not valid or has ended; send {expected}",
             )
+        if (call := current_call.get()) is not None:
+            call.key, call.site = found, found.site.slug if found.site else ""
         if found.kind not in kinds:
             raise CallError(
                 grpc.StatusCode.PERMISSION_DENIED,
                 Reason.KEY_KIND_WRONG,
                 f"a key of kind {found.kind.name} cannot do this; send {expected}",
             )
+        self._use.note(found.key_id)
         return found
 
     def close(self) -> None:
-        """Closes the connection that keys are looked up on."""
+        """Stores when keys were last used, as far as it is not stored, and closes the connection that keys are looked
+        up on. Returns after 2 s at the latest."""
+        self._use.close()
         self._lookup.close()

@@ -4,7 +4,6 @@ import asyncio
 import gc
 import logging
 import os
-import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -24,6 +23,8 @@ from common.readiness import Readiness
 from common.reflection import CommentedPool
 from common.settings import Settings
 from common.signals import told
+from common.telemetry.call_log import log_calls
+from common.telemetry.exposition import start_metrics
 from common.tls import credentials_of, is_loopback
 
 _log = logging.getLogger(__name__)
@@ -119,6 +120,8 @@ async def serve(settings: Settings, service: Service, db: Database) -> None:
     """
     # First, so that a signal that comes during the start is handled too.
     stop, hangup = told(stop_with_parent=settings.stop_with_parent)
+    log_calls(settings.log_calls)
+    start_metrics(settings)
     readiness = Readiness(db)
     ready = await readiness.check_at_start()
     address = settings.listen or f"127.0.0.1:{service.port}"
@@ -158,15 +161,6 @@ def announce(settings: Settings, address: str) -> None:
         partial = settings.address_file.with_suffix(".partial")
         partial.write_text(address)
         os.replace(partial, settings.address_file)
-
-
-def configure_logging(settings: Settings) -> None:
-    """One line per message on standard error."""
-    logging.basicConfig(
-        stream=sys.stderr, level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    # It warns at every tick at which the last run is still at work. That is normal for a busy job.
-    logging.getLogger("apscheduler").setLevel(logging.ERROR)
 
 
 def _listen(server: grpc.aio.Server, address: str, settings: Settings) -> int:

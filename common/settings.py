@@ -47,6 +47,17 @@ class Settings(BaseSettings):
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
+    log_format: Literal["text", "json"] = "text"
+
+    log_calls: Literal["all", "failed", "none"] = "failed"
+    """Which calls have a log line of their own at their end."""
+
+    metrics_listen: str = ""
+    """host:port at which Prometheus reads metrics; port 0 takes a free one. "" = nowhere."""
+
+    traces: bool = False
+    """Send OpenTelemetry traces; the variables OTEL_… say where and how many."""
+
     drain_seconds: float = Field(default=10.0, ge=0)
     """How long calls under way may take after SIGTERM, in s."""
 

@@ -7,6 +7,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import class_row
 
+from common.calls.call import about_site
 from common.errors import site_not_found
 
 DEFAULT_RETENTION_DAYS = 90
@@ -93,6 +94,7 @@ def find_site(connection: psycopg.Connection[Any], slug: str, *, or_deleting: bo
     site = None if "\0" in slug else _one(connection, _BY_SLUG, slug)
     if site is None or (site.status == DELETING and not or_deleting):
         raise site_not_found(slug)
+    about_site(slug)
     return site
 
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from common.settings import Settings
+from common.telemetry.exposition import metrics_file
 
 _log = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ _LEAVE_SECONDS = 10.0
 class _Process:
     """A running worker. It is a fresh interpreter, because gRPC does not survive a fork."""
 
-    def __init__(self, package: str, address: str, address_file: Path) -> None:
+    def __init__(self, package: str, address: str, address_file: Path, *, with_metrics: bool) -> None:
         """Raises OSError if no process can be started."""
         self._address_file = address_file
         environment = {
@@ -34,6 +35,8 @@ class _Process:
             "FOOTFALL_SHARED_PORT": "true",
             "FOOTFALL_LISTEN": address,
             "FOOTFALL_ADDRESS_FILE": str(address_file),
+            # The supervisor joins the metrics of its workers.
+            "FOOTFALL_METRICS_LISTEN": "127.0.0.1:0" if with_metrics else "",
             # The workers end however the supervisor ends.
             "FOOTFALL_STOP_WITH_PARENT": "true",
         }
@@ -48,6 +51,14 @@ class _Process:
     @property
     def answers(self) -> bool:
         return self._address_file.exists()
+
+    @property
+    def metrics_address(self) -> str:
+        """Where it serves its metrics; "" = nowhere yet."""
+        try:
+            return metrics_file(self._address_file).read_text()
+        except FileNotFoundError:
+            return ""
 
     @property
     def has_ended(self) -> bool:
@@ -86,6 +97,11 @@ class Worker:
     def answers(self) -> bool:
         """Whether its process answers calls yet."""
         return self._current.answers
+
+    @property
+    def metrics_address(self) -> str:
+        """Where its process serves its metrics; "" = nowhere yet."""
+        return self._current.metrics_address
 
     async def keep_alive(self) -> None:
         """Starts the process again whenever it ends. The pause doubles, up to 10 s, while it ends before it answers."""
@@ -148,4 +164,5 @@ class Worker:
 
     def _start(self) -> _Process:
         self._started += 1
-        return _Process(self._package, self._address, self._folder / str(self._started))
+        address_file = self._folder / str(self._started)
+        return _Process(self._package, self._address, address_file, with_metrics=bool(self._settings.metrics_listen))

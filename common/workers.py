@@ -15,8 +15,12 @@ from typing import Any
 
 from common import signals
 from common.clock import system_clock
-from common.server import announce, configure_logging
+from common.server import announce
 from common.settings import Settings
+from common.telemetry import tracing
+from common.telemetry.exposition import start_metrics
+from common.telemetry.logs import configure_logging
+from common.telemetry.workers import WorkersMetrics
 from common.tls import credentials_of
 from common.worker import POLL_SECONDS, Worker
 
@@ -38,9 +42,12 @@ def run(package: str, port: int, main: Callable[[Settings], Coroutine[Any, Any, 
         workers = settings.workers
     elif workers < 1:
         parser.error("--workers must be at least 1")
-    configure_logging(settings)
+    configure_logging(settings.log_level, settings.log_format)
     if workers == 0:
+        send_last_traces = tracing.switch_on(f"footfall-{package.removesuffix('_svc')}") if settings.traces else None
         asyncio.run(main(settings))
+        if send_last_traces:
+            send_last_traces()
     else:
         # Here too, because a worker that cannot start is started again and again.
         credentials_of(settings, system_clock)
@@ -83,6 +90,8 @@ async def _supervise(package: str, address: str, settings: Settings, count: int)
         address = f"{address.rpartition(':')[0]}:{held.getsockname()[1]}"
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="footfall-workers-")))
         workers = [Worker(package, address, folder / str(number), settings) for number in range(count)]
+        joined = WorkersMetrics(lambda: {number: worker.metrics_address for number, worker in enumerate(workers)})
+        start_metrics(settings, joined.registry())
         tasks = [asyncio.create_task(worker.keep_alive()) for worker in workers]
         tasks.append(asyncio.create_task(_announce_when_all_answer(workers, address, settings)))
         tasks.append(asyncio.create_task(_replace_on_hangup(package, workers, hangup)))

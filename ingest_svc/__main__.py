@@ -1,5 +1,6 @@
 """`python -m ingest_svc`: one ingest process, configured by FOOTFALL_* variables."""
 
+import asyncio
 import time
 
 from footfall.ingest.v1 import ingest_pb2_grpc
@@ -35,7 +36,7 @@ async def main(settings: Settings) -> None:
         await group_commit.close()
         for commit in commits:
             commit.close()
-        keys.close()
+        await asyncio.to_thread(keys.close)
         db.close()
 
     service = Service(

@@ -12,6 +12,7 @@ import psycopg
 from common.clock import Clock
 from common.db import Database, DatabaseFault
 from common.errors import CallError, Reason
+from ingest_svc.metrics import watch_queue, watched_commit
 from ingest_svc.site_queues import SiteQueues, Waiting
 from ingest_svc.store_events import BatchNumbers, Incoming, SiteFault, store_events
 
@@ -50,6 +51,7 @@ class DatabaseCommit:
         self._connection: psycopg.Connection[object] | None = None
         self._used_at = 0.0
 
+    @watched_commit
     def __call__(self, calls: list[Incoming]) -> list[int]:
         connection = self._living_connection()
         try:
@@ -110,6 +112,7 @@ class GroupCommit:
     ) -> None:
         """`seconds` is a clock that never goes back."""
         self._queues = SiteQueues(max_queue_events, max_queue_bytes)
+        watch_queue(lambda: self._queues.events, max_queue_events)
         self._seconds = seconds
         self._closing = False
         self._apart_under_way = False

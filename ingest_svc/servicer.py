@@ -7,15 +7,17 @@ from typing import Any
 import grpc
 from footfall.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 
-from common.calls.call import Call, caller, current_call
+from common.calls.call import Call, call_under_way, caller
 from common.clock import Clock
 from common.errors import CallError, Reason, quoted, site_closed
 from common.key_ring import KeyRing
 from common.keys import Key, KeyKind
 from common.sites import ACTIVE, Site
+from common.telemetry import tracing
 from ingest_svc.event_rows import to_rows
 from ingest_svc.group_commit import GroupCommit, shutting_down
 from ingest_svc.judge import IngestRequest, check_defaults
+from ingest_svc.metrics import count_events
 from ingest_svc.rate_limit import RateLimits
 from ingest_svc.store_events import Incoming
 
@@ -87,6 +89,7 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
             self._rate_limits.give_back(site, len(request.events))
             raise
         accepted = await done if done else 0
+        count_events(site.slug, accepted, len(call.rows) - accepted, len(errors))
         return ingest_pb2.IngestBatchResponse(
             accepted=accepted, duplicate=len(call.rows) - accepted, rejected=len(errors), errors=errors
         )
@@ -147,12 +150,12 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         return site
 
     async def _site_now(self) -> Site:
-        return _site(await self._senders.authenticate(current_call.get()))
+        return _site(await self._senders.authenticate(call_under_way()))
 
     def _prepare(self, request: IngestRequest, site: Site) -> tuple[Incoming, list[ingest_pb2.EventError]]:
         now = self._clock()
         rows, errors = to_rows(request, site, now)
-        return Incoming(site, rows, now), errors
+        return Incoming(site, rows, now, tracing.current()), errors
 
 
 def _site(key: Key) -> Site:
@@ -164,6 +167,7 @@ async def _answer(
     call: Incoming, accepted: asyncio.Future[int] | None, errors: list[ingest_pb2.EventError]
 ) -> ingest_pb2.IngestStreamResponse:
     stored = await accepted if accepted else 0
+    count_events(call.site.slug, stored, len(call.rows) - stored, len(errors))
     return ingest_pb2.IngestStreamResponse(
         accepted=stored, duplicate=len(call.rows) - stored, rejected=len(errors), errors=errors
     )

@@ -57,6 +57,8 @@ class Incoming:
     site: Site
     rows: list[Row]
     received_at: datetime
+    trace: object = None
+    """The place of the call in its trace; see common/telemetry/tracing.py."""
 
 
 @dataclass

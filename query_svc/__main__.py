@@ -1,5 +1,7 @@
 """`python -m query_svc`: one query process, configured by FOOTFALL_* variables."""
 
+import asyncio
+
 from footfall.query.v1 import query_pb2_grpc
 
 from common.calls.bearer import bearers
@@ -30,7 +32,7 @@ async def main(settings: Settings) -> None:
 
     async def stop() -> None:
         await servicer.shares.stop()
-        keys.close()
+        await asyncio.to_thread(keys.close)
         db.close()
 
     service = Service(

@@ -6,6 +6,7 @@ backlog, however deep that is, and a backlog waits for one chunk of small sites.
 """
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,11 +15,13 @@ from typing import Any
 
 from admin_svc.chunk import Chunk
 from admin_svc.error_text import error_text
+from admin_svc.metrics import count_chunk
 from admin_svc.schedule.jobs import Connection, Job, Together
 from admin_svc.schedule.runs import Run
 from admin_svc.site_lock import SiteBusy
 from common.clock import Clock
 from common.db import DatabaseFault
+from common.telemetry import tracing
 
 _log = logging.getLogger(__name__)
 
@@ -108,9 +111,12 @@ class JobRun:
         """Does a chunk of small sites. Returns those that have to be done alone."""
         self._last.together = list(sites)[-1]
         self._chunks += 1
-        started = self._clock()
-        chunks = together.chunk(self._connection, sites, started)
+        started, began = self._clock(), time.perf_counter()
+        with tracing.span(f"chunk of {self._job.name}", sites=len(sites)):
+            chunks = together.chunk(self._connection, sites, started)
         finished = self._clock()
+        rows = sum(self._job.rows(chunk.done) for chunk in chunks.values())
+        count_chunk(self._job.name, time.perf_counter() - began, rows, failed=False)
         for site_id, chunk in chunks.items():
             self._add(site_id, started, finished, self._job.rows(chunk.done), None)
         return [site_id for site_id in sites if site_id not in chunks]
@@ -119,9 +125,12 @@ class JobRun:
         """Does a chunk of one site. Returns it, None if it could not be done, and the number of its rows."""
         self._last.alone = site_id
         self._chunks += 1
-        started = self._clock()
-        chunk, error = self._chunk(site_id, started)
+        started, began = self._clock(), time.perf_counter()
+        with tracing.span(f"chunk of {self._job.name}", site_id=site_id):
+            chunk, error = self._chunk(site_id, started)
         rows = self._job.rows(chunk.done) if chunk else 0
+        if chunk is not None or error is not None:
+            count_chunk(self._job.name, time.perf_counter() - began, rows, failed=error is not None)
         self._add(site_id, started, self._clock(), rows, error)
         return chunk, rows
 

@@ -10,6 +10,7 @@ import time
 
 from apscheduler.schedulers.background import BackgroundScheduler
 
+from admin_svc.metrics import expect_jobs
 from admin_svc.schedule.job_run import JobRun, LastSites
 from admin_svc.schedule.jobs import Job
 from admin_svc.schedule.runs import record
@@ -32,6 +33,7 @@ class Schedule:
         self._run_chunks = run_chunks
         self._stopping = threading.Event()
         self._jobs = {job.name: job for job in jobs}
+        expect_jobs(list(self._jobs))
         self._last_sites = {name: LastSites() for name in self._jobs}
         self._scheduler = BackgroundScheduler(timezone="UTC")
         for job in jobs:

@@ -30,7 +30,7 @@ UPDATE api_keys SET expires_at = %(now)s WHERE key_id = %(key_id)s AND (expires_
 
 # The columns of ApiKey.
 _SELECT = """
-SELECT k.key_id, k.kind, k.name, k.created_at, k.expires_at, s.slug
+SELECT k.key_id, k.kind, k.name, k.created_at, k.expires_at, k.last_used_at, s.slug
 FROM api_keys k LEFT JOIN sites s ON s.site_id = k.site_id
 """
 
@@ -54,6 +54,7 @@ class ApiKey(NamedTuple):
     name: str
     created_at: datetime
     expires_at: datetime | None
+    last_used_at: datetime | None
     slug: str | None
     """The slug of its site; None for a key of all sites."""
 

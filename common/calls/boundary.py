@@ -19,13 +19,13 @@ from common.calls.messages import MessageLimits, MessageReader, MessageTimes
 from common.calls.places import Places
 from common.errors import CallError, Reason, from_exception, to_status
 from common.keys import Key
+from common.telemetry import tracing
+from common.telemetry.observe import expect, observe
 
 Handler = Any
 """A grpc.RpcMethodHandler. That class cannot be subscripted at run time."""
 Authenticate = Callable[[Call], Awaitable[Key | None]]
 """The key that lets a call in. Raises CallError."""
-Observe = Callable[[Call, grpc.StatusCode, float], None]
-"""Gets every call that has ended, with its status and its duration in s."""
 _Answer = Callable[[Call], Awaitable[Any]]
 
 
@@ -53,16 +53,17 @@ class Boundary:
     common/errors.py makes of it.
     """
 
-    def __init__(self, server: grpc.aio.Server, rules: Rules, observe: Observe = lambda call, code, seconds: None):
+    def __init__(self, server: grpc.aio.Server, rules: Rules) -> None:
         self._server = server
         self._rules = rules
-        self._observe = observe
 
     def add_generic_rpc_handlers(self, handlers: Iterable[Handler]) -> None:
         """Does nothing: generated code registers the same handlers by name as well."""
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
         """Registers the wrapped handlers of a service by their RPCs' names."""
+        for name in handlers:
+            expect(f"{service}/{name}")
         wrapped = {name: self._wrapped(f"{service}/{name}", handler) for name, handler in handlers.items()}
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, wrapped),))
         self._server.add_registered_method_handlers(service, wrapped)  # type: ignore[attr-defined]  # stubs lack it
@@ -80,12 +81,13 @@ class Boundary:
         return kind(guarded, None, handler.response_serializer)
 
     def _guarded(self, rpc: str, answer: _Answer, places: Places) -> Any:
-        rules, observe = self._rules, self._observe
+        rules = self._rules
 
         async def guarded(requests: object, context: Context) -> Any:
-            began = time.monotonic()
+            began = time.perf_counter()
             call = Call(rpc, context)
             current_call.set(call)
+            span = tracing.call_began(rpc, context.invocation_metadata)
             code = grpc.StatusCode.CANCELLED
             try:
                 call.key = await rules.authenticate(call)
@@ -106,9 +108,11 @@ class Boundary:
                 # Of what generated code declares and a library's servicer leaves out, such as Health/List.
                 refused = _unknown() if isinstance(error, NotImplementedError) else from_exception(error)
                 code = refused.code
-                await _abort(context, refused)
+                await _abort(call, refused)
             finally:
-                observe(call, code, time.monotonic() - began)
+                observe(call, code.name, time.perf_counter() - began)
+                if span is not None:
+                    tracing.call_ended(span, code.name, call.request_id)
 
         return guarded
 
@@ -143,7 +147,7 @@ class UnknownRpcs(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # cannot b
 
 
 async def _unknown_rpc(requests: object, context: Context) -> None:
-    await _abort(context, _unknown())
+    await _abort(Call("unknown", context), _unknown())
 
 
 def _unknown() -> CallError:
@@ -154,7 +158,7 @@ def _unknown() -> CallError:
     )
 
 
-async def _abort(context: Context, refused: CallError) -> None:
-    status, extra = to_status(refused)
+async def _abort(call: Call, refused: CallError) -> None:
+    status, extra = to_status(refused, call.request_id)
     trailing = (*(status.trailing_metadata or ()), *extra)
-    await cast(Any, context).abort(status.code, status.details, trailing)
+    await cast(Any, call.context).abort(status.code, status.details, trailing)

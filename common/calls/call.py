@@ -1,18 +1,18 @@
 """The call under way: who calls what, for handlers and for log lines."""
 
-import secrets
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from common.keys import Key
+from common.telemetry import request_ids
+
+if TYPE_CHECKING:
+    from common.keys import Key
 
 Context = grpc.aio.ServicerContext[Any, Any]
-
-_MAX_REQUEST_ID = 64
 
 
 @dataclass(eq=False)
@@ -22,8 +22,10 @@ class Call:
     rpc: str
     """Its full name, such as footfall.query.v1.QueryService/GetTop."""
     context: Context = field(repr=False)
-    key: Key | None = None
-    """The key it was let in with. None for calls that need none, and before it is authenticated."""
+    key: "Key | None" = None
+    """The valid key that was sent. None for calls that need none, and before it is authenticated."""
+    site: str = ""
+    """Slug of the site that the call is about, once the site is found."""
 
     @cached_property
     def _metadata(self) -> dict[str, str | bytes]:
@@ -48,20 +50,32 @@ class Call:
 
     @cached_property
     def request_id(self) -> str:
-        """The caller's `x-request-id`, if it is 1–64 visible ASCII characters; else a new one."""
-        sent = self.metadata("x-request-id") or ""
-        if 0 < len(sent) <= _MAX_REQUEST_ID and sent.isascii() and sent.isprintable() and " " not in sent:
-            return sent
-        return secrets.token_hex(8)
+        """The caller's own id, or a new one; see common/telemetry/request_ids.py."""
+        return request_ids.request_id(self.metadata(request_ids.HEADER))
 
 
-current_call: ContextVar[Call] = ContextVar("current_call")
-"""The call whose handler runs. asyncio.to_thread hands it on to threads."""
+current_call: ContextVar[Call | None] = ContextVar("current_call", default=None)
+"""The call that the running task or thread answers, if there is one."""
 
 
-def caller() -> Key:
+def call_under_way() -> Call:
+    """The call that the running task or thread answers. Raises LookupError if there is none."""
+    call = current_call.get()
+    if call is None:
+        raise LookupError("no call is under way here")
+    return call
+
+
+def caller() -> "Key":
     """The key of the call under way. Raises LookupError outside a call that was authenticated."""
-    key = current_call.get().key
+    key = call_under_way().key
     if key is None:
         raise LookupError("this call was let in without a key")
     return key
+
+
+def about_site(slug: str) -> None:
+    """The call under way, if there is one, is about this site."""
+    call = current_call.get()
+    if call is not None:
+        call.site = slug

@@ -34,7 +34,9 @@ def pushback_of(call: Callable[..., object], *arguments: object, **options: obje
     info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
     status: Any = rpc_status.from_call(error)
     assert status is not None, error
-    assert [detail.Unpack(info) or detail.Unpack(retry) for detail in status.details] == [True, True]
+    first, second, _request_info = status.details
+    assert first.Unpack(info)
+    assert second.Unpack(retry)
     delay: int = retry.retry_delay.ToMilliseconds()
     trailer = dict(error.trailing_metadata())
     assert trailer["grpc-retry-pushback-ms"] == str(delay)

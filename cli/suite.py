@@ -15,13 +15,14 @@ from pathlib import Path
 
 import fasteners
 import psycopg
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import DBAPIError
 
 from cli.connection import Connection
 from cli.connection_file import ConnectionFile, read_connection_file
 from cli.embedded_postgres import EmbeddedPostgres
+from common.database_url import UrlError
 from common.db import Database, DatabaseFault
-from common.migrate import migrate
+from common.migrate import MIGRATION_LIMITS, migrate
 from common.schema_revision import SchemaError
 
 _log = logging.getLogger(__name__)
@@ -200,12 +201,9 @@ def _check_free(ports: tuple[int, int, int]) -> None:
 def migrate_schema(database_url: str) -> None:
     """Applies the migrations that are missing. Raises SuiteError with one line if that fails."""
     try:
-        db = Database(database_url, application="footfall migrate", pool_size=1, statement_timeout_ms=0)
-    except (ArgumentError, ValueError, ModuleNotFoundError):
-        raise SuiteError(
-            "the database's URL is not one; it looks like postgresql://user:password@host:5432/database, "
-            "with %40 for an @ in the password"
-        ) from None
+        db = Database(database_url, application="footfall migrate", pool_size=1, limits=MIGRATION_LIMITS)
+    except UrlError as error:
+        raise SuiteError(f"the database's URL {error}") from None
     try:
         migrate(db)
     except SchemaError as error:

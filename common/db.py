@@ -1,5 +1,7 @@
 """Connections to Postgres: a pool, and how transactions and snapshots are opened."""
 
+import copy
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -7,6 +9,10 @@ from typing import Any
 import psycopg
 import sqlalchemy as sa
 import sqlalchemy.exc
+from psycopg.pq import TransactionStatus
+
+from common.connection import Connection, Cursor, Limits, NoAnswer, PreparedStatements
+from common.database_url import plain_url as plain_url
 
 DatabaseFault = (
     psycopg.OperationalError,
@@ -22,44 +28,111 @@ DatabaseFault = (
 )
 """The errors raised when the database cannot be reached, is busy or gives up. Data never causes them."""
 
-LOCK_TIMEOUT_MS = 5_000
-IDLE_TIMEOUT_MS = 60_000
-# In seconds. A host that disappears without closing its connections is noticed within half a minute.
-_CONNECT = {"connect_timeout": 5, "keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3}
+LOCK_TIMEOUT_MS = Limits(0).lock_ms
+
+QUICK = Limits(3_000, 3_000)
+"""The limits of look-ups by primary key, which calls wait for."""
+
+_CONNECT: dict[str, Any] = {
+    "connect_timeout": 4,
+    # In s, the last in ms. A host that disappears without closing its connections is noticed within half a minute on an
+    # idle connection, and within 6 s on one that has sent something.
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 6_000,
+    "client_encoding": "UTF8",
+}
+
+_SILENT_SECONDS = 1.0
+
+
+class _Silence:
+    """After the server did not answer, nothing asks it for a second. What has waited behind that call fails at once.
+
+    Otherwise each of many waiting calls would wait for as long again, one after the other.
+    """
+
+    def __init__(self) -> None:
+        self._until = 0.0
+
+    def begin(self) -> None:
+        self._until = time.monotonic() + _SILENT_SECONDS
+
+    def check(self) -> None:
+        if time.monotonic() < self._until:
+            raise NoAnswer("the database did not answer the call before")
 
 
 class Database:
     """A pool of at most `pool_size` connections, opened when needed and tested before use.
 
     Functions that take a psycopg connection never commit. The code that opens a transaction here ends it. The pool is
-    SQLAlchemy's; statements are plain SQL.
+    SQLAlchemy's; statements are plain SQL. No startup option is sent, because poolers drop or refuse them: each
+    transaction sets what it needs (common/connection.py).
     """
 
-    def __init__(self, url: str, *, application: str, pool_size: int = 8, statement_timeout_ms: int = 60_000) -> None:
-        """`statement_timeout_ms` bounds every statement. 0 = no bound on statements and locks, for migrations only."""
-        lock_timeout_ms = LOCK_TIMEOUT_MS if statement_timeout_ms else 0
-        options = (
-            f"-c timezone=UTC -c statement_timeout={statement_timeout_ms} "
-            # A row that a frozen process has locked blocks others only for a bounded time.
-            f"-c lock_timeout={lock_timeout_ms} -c idle_in_transaction_session_timeout={IDLE_TIMEOUT_MS} "
-            # No statement runs long enough to repay the start of parallel workers or JIT compilation. The planner
-            # also estimates a parallel scan of a whole table to cost less than the index scan made for a report.
-            "-c max_parallel_workers_per_gather=0 -c jit=off"
-        )
-        self._url = url
-        self._connect_args: dict[str, Any] = {"options": options, "application_name": application, **_CONNECT}
+    def __init__(
+        self,
+        url: str,
+        *,
+        application: str,
+        pool_size: int = 8,
+        statement_timeout_ms: int = 60_000,
+        limits: Limits | None = None,
+        prepared_statements: PreparedStatements = "auto",
+    ) -> None:
+        """`limits` are those of its transactions; without them they are those of `statement_timeout_ms`.
+
+        Raises UrlError for a text that names no database.
+        """
+        self._conninfo = plain_url(url)
+        self._application = application
+        self._prepared_statements = prepared_statements
+        self._limits = limits or Limits(statement_timeout_ms)
+        self._silence = _Silence()
         self.engine = sa.create_engine(
-            _driver_url(url),
+            "postgresql+psycopg://",
+            creator=self._connect_for_pool,
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=10,
-            pool_pre_ping=True,
-            connect_args=self._connect_args,
         )
+        # In place of pool_pre_ping, which would change the connection to autocommit and back for it.
+        sa.event.listen(self.engine, "checkout", _test)
+        # Transactions that SQLAlchemy begins: those of migrations.
+        sa.event.listen(self.engine, "begin", lambda begun: begun.exec_driver_sql(self._limits.settings()))
 
-    def connect(self) -> psycopg.Connection[Any]:
-        """A connection outside the pool, not in autocommit. The caller tests and closes it."""
-        return psycopg.connect(plain_url(self._url), **self._connect_args)
+    def limited(self, limits: Limits) -> "Database":
+        """The same database and pool, with other limits for transactions."""
+        other = copy.copy(self)
+        other._limits = limits
+        return other
+
+    def connect(self) -> Connection:
+        """A connection outside the pool, in autocommit. The caller tests and closes it."""
+        self._silence.check()
+        try:
+            connection = Connection.connect(
+                self._conninfo,
+                autocommit=True,
+                application_name=self._application,
+                cursor_factory=Cursor,
+                **_CONNECT,
+            )
+        except psycopg.errors.ConnectionTimeout:
+            self._silence.begin()
+            raise
+        connection.when_silent = self._silence.begin
+        connection.limit(self._limits)
+        connection.prepare_statements(self._prepared_statements)
+        return connection
+
+    def _connect_for_pool(self) -> Connection:
+        connection = self.connect()
+        # As SQLAlchemy expects it.
+        connection.autocommit = False
+        return connection
 
     @contextmanager
     def transaction(self) -> Iterator[psycopg.Connection[Any]]:
@@ -70,35 +143,59 @@ class Database:
     @contextmanager
     def connection(self) -> Iterator[psycopg.Connection[Any]]:
         """A psycopg connection in autocommit; `with connection.transaction():` opens a transaction."""
-        with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as pooled:
-            raw = pooled.connection.driver_connection
-            assert isinstance(raw, psycopg.Connection)
-            try:
-                yield raw
-            finally:
-                if raw.closed:
-                    pooled.invalidate()
+        with self._pooled() as connection:
+            yield connection
 
     @contextmanager
     def snapshot(self) -> Iterator[psycopg.Connection[Any]]:
         """A read-only transaction whose statements all see the database at one instant."""
-        with self.connection() as connection:
-            connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        with self._pooled() as connection:
+            connection.begin("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             try:
                 yield connection
             finally:
                 if not connection.closed:
                     connection.rollback()
 
+    @contextmanager
+    def _pooled(self) -> Iterator[Connection]:
+        self._silence.check()
+        try:
+            pooled = self.engine.raw_connection()
+        except sqlalchemy.exc.DBAPIError as error:
+            # The driver's own error, which is one line.
+            raise error.orig or error from None
+        try:
+            connection = pooled.driver_connection
+            assert isinstance(connection, Connection)
+            connection.limit(self._limits)
+            connection.autocommit = True
+            try:
+                yield connection
+            finally:
+                if connection.closed:
+                    pooled.invalidate()
+                elif connection.pgconn.transaction_status == TransactionStatus.IDLE:
+                    connection.autocommit = False
+                # Otherwise the block has left a transaction open, and the pool rolls it back.
+        finally:
+            pooled.close()
+
     def close(self) -> None:
         """Closes the pool's idle connections."""
         self.engine.dispose()
 
 
-def _driver_url(url: str) -> sa.URL:
-    return sa.make_url(url).set(drivername="postgresql+psycopg")
-
-
-def plain_url(url: str) -> str:
-    """The URL in the form that psql and psycopg take: without the name of a driver, with its password."""
-    return sa.make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+def _test(connection: object, record: Any, _proxy: object) -> None:
+    assert isinstance(connection, Connection)
+    # SQLAlchemy looks at the server through the first connection and leaves its transaction open.
+    connection.rollback()
+    # A connection that was opened just now is not tested.
+    if record.info.setdefault("used", False):
+        try:
+            connection.autocommit = True
+            connection.test()
+            connection.autocommit = False
+        except psycopg.Error:
+            raise sqlalchemy.exc.DisconnectionError from None
+    record.info["used"] = True

@@ -15,6 +15,7 @@ from typing import Any
 
 from common.server import announce, configure_logging, told_to_stop
 from common.settings import Settings
+from common.variables import unknown_variables
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +37,8 @@ def run(package: str, port: int, main: Callable[[Settings], Coroutine[Any, Any, 
     if workers < 1:
         parser.error("--workers must be at least 1")
     configure_logging(settings)
+    for line in unknown_variables(os.environ):
+        _log.warning("%s", line)
     if workers == 1:
         asyncio.run(main(settings))
     else:

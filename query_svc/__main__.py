@@ -3,7 +3,7 @@
 from footfall.query.v1 import query_pb2_grpc
 
 from common.clock import system_clock
-from common.db import Database
+from common.db import QUICK, Database
 from common.keys import KeyRing
 from common.secrets_store import page_tokens
 from common.server import serve
@@ -21,8 +21,9 @@ async def main(settings: Settings) -> None:
         application="footfall query",
         pool_size=settings.pool_size,
         statement_timeout_ms=settings.statement_timeout_ms,
+        prepared_statements=settings.prepared_statements,
     )
-    servicer = QueryServicer(db, KeyRing(db, system_clock), page_tokens(db), system_clock)
+    servicer = QueryServicer(db, KeyRing(db.limited(QUICK), system_clock), page_tokens(db), system_clock)
 
     async def stop() -> None:
         db.close()

@@ -71,7 +71,7 @@ class Connection(psycopg.Connection[Any]):
     """
 
     _limits = UNLIMITED
-    _begin = ""
+    _begin = UNLIMITED.settings()
     until: float | None = None
     """The time (time.monotonic) by which everything must be answered; None = only each wait is bounded."""
     when_silent: Callable[[], None] | None = None

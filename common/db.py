@@ -9,7 +9,6 @@ from typing import Any
 import psycopg
 import sqlalchemy as sa
 import sqlalchemy.exc
-from psycopg.pq import TransactionStatus
 
 from common.connection import Connection, Cursor, Limits, NoAnswer, PreparedStatements
 from common.database_url import plain_url as plain_url
@@ -93,7 +92,7 @@ class Database:
         self._silence = _Silence()
         self.engine = sa.create_engine(
             "postgresql+psycopg://",
-            creator=self._connect_for_pool,
+            creator=self.connect,
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=10,
@@ -126,12 +125,6 @@ class Database:
         connection.when_silent = self._silence.begin
         connection.limit(self._limits)
         connection.prepare_statements(self._prepared_statements)
-        return connection
-
-    def _connect_for_pool(self) -> Connection:
-        connection = self.connect()
-        # As SQLAlchemy expects it.
-        connection.autocommit = False
         return connection
 
     @contextmanager
@@ -173,11 +166,9 @@ class Database:
             try:
                 yield connection
             finally:
+                # A transaction that the block has left open is rolled back by the pool.
                 if connection.closed:
                     pooled.invalidate()
-                elif connection.pgconn.transaction_status == TransactionStatus.IDLE:
-                    connection.autocommit = False
-                # Otherwise the block has left a transaction open, and the pool rolls it back.
         finally:
             pooled.close()
 
@@ -188,14 +179,13 @@ class Database:
 
 def _test(connection: object, record: Any, _proxy: object) -> None:
     assert isinstance(connection, Connection)
-    # SQLAlchemy looks at the server through the first connection and leaves its transaction open.
-    connection.rollback()
-    # A connection that was opened just now is not tested.
+    # One that was opened just now is not tested.
     if record.info.setdefault("used", False):
+        connection.autocommit = True
         try:
-            connection.autocommit = True
             connection.test()
-            connection.autocommit = False
         except psycopg.Error:
             raise sqlalchemy.exc.DisconnectionError from None
     record.info["used"] = True
+    # As SQLAlchemy expects it of those that it uses itself.
+    connection.autocommit = False

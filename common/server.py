@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection
 
 from common.db import Database
 from common.error_boundary import ErrorBoundary
+from common.log_repeats import count_repeats
 from common.readiness import Readiness
 from common.reflection import CommentedPool
 from common.settings import Settings
@@ -114,10 +115,12 @@ def announce(settings: Settings, address: str) -> None:
 
 
 def configure_logging(settings: Settings) -> None:
-    """One line per message on standard error."""
+    """One line per message on standard error; warnings that repeat are counted."""
     logging.basicConfig(
         stream=sys.stderr, level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    for handler in logging.getLogger().handlers:
+        count_repeats(handler)
     # It warns at every tick at which the last run is still at work. That is normal for a busy job.
     logging.getLogger("apscheduler").setLevel(logging.ERROR)
 

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -36,7 +37,7 @@ def pgbouncer_for(url: str, folder: Path) -> Iterator[str]:
     It refuses startup options, as it does unless it is told otherwise.
     """
     program = pgbouncer_or_skip()
-    target = conninfo_to_dict(plain_url(url))
+    target: dict[str, Any] = {**conninfo_to_dict(plain_url(url))}
     name = target.pop("dbname")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -39,8 +39,9 @@ async def main(settings: Settings) -> None:
     )
     aggregator = Aggregator(VisitorNumbers(numbers_db))
     servicer = AdminServicer(db, KeyRing(db.limited(QUICK), system_clock), page_tokens(db), aggregator, system_clock)
+    # Before anything is stored or scheduled.
+    await Readiness(db).check_at_start()
     if settings.admin_key:
-        await Readiness(db).check_at_start()
         try:
             with db.transaction() as connection:
                 ensure_admin_key(connection, settings.admin_key, system_clock())

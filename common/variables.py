@@ -21,7 +21,9 @@ def unknown_variables(names: Iterable[str]) -> list[str]:
     for name in sorted(names):
         # Services read them in any case.
         if name.upper().startswith(PREFIX) and name.upper() not in KNOWN | _OF_TESTS:
-            near = difflib.get_close_matches(name.upper(), KNOWN, 1)
-            hint = f"did you mean {near[0]}?" if near else "docs/settings.md lists all"
+            # Compared without what all of them begin with.
+            known = [one.removeprefix(PREFIX) for one in sorted(KNOWN)]
+            near = difflib.get_close_matches(name.upper().removeprefix(PREFIX), known, 1)
+            hint = f"did you mean {PREFIX}{near[0]}?" if near else "docs/settings.md lists all"
             lines.append(f"{name} is no setting of Footfall and has no effect; {hint}")
     return lines

@@ -13,6 +13,8 @@ import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg.rows import Row
 
+_IDLE = TransactionStatus.IDLE
+
 PreparedStatements = Literal["auto", "on", "off"]
 
 _PREPARED_AFTER = 5
@@ -71,7 +73,8 @@ class Connection(psycopg.Connection[Any]):
     """
 
     _limits = UNLIMITED
-    _begin = UNLIMITED.settings()
+    _settings = UNLIMITED.settings()
+    _patience: float | None = None
     until: float | None = None
     """The time (time.monotonic) by which everything must be answered; None = only each wait is bounded."""
     when_silent: Callable[[], None] | None = None
@@ -80,14 +83,14 @@ class Connection(psycopg.Connection[Any]):
     def limit(self, limits: Limits) -> None:
         """Sets the limits of the transactions that begin from now on."""
         if limits is not self._limits:
-            self._limits, self._begin = limits, limits.settings()
+            self._limits, self._settings, self._patience = limits, limits.settings(), limits.patience
 
     @contextmanager
     def transaction(
         self, savepoint_name: str | None = None, force_rollback: bool = False
     ) -> Iterator[psycopg.Transaction]:
         """A transaction, or within one a savepoint, as psycopg's own. Yields None for a transaction."""
-        if self.pgconn.transaction_status != TransactionStatus.IDLE:
+        if self.pgconn.transaction_status != _IDLE:
             with super().transaction(savepoint_name, force_rollback) as savepoint:
                 yield savepoint
             return
@@ -106,11 +109,20 @@ class Connection(psycopg.Connection[Any]):
     def begin(self, command: str) -> None:
         """Begins a transaction by `command` and makes its settings. The connection must be in autocommit."""
         # The simple protocol takes several statements in one message, so that the settings cost no round trip.
-        psycopg.Cursor(self).execute(f"{command}; {self._begin}".encode())
+        self._briefly(f"{command}; {self._settings}")
 
     def test(self) -> None:
         """One round trip. Raises psycopg.OperationalError if the connection is lost."""
-        psycopg.Cursor(self).execute(b"")
+        self._briefly("")
+
+    def _briefly(self, statements: str) -> None:
+        patience = self._patience
+        if patience is not None:
+            self._patience = min(patience, _IDLE_PATIENCE_SECONDS)
+        try:
+            psycopg.Cursor(self).execute(statements.encode())
+        finally:
+            self._patience = patience
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         """Every wait of psycopg for the server. Raises NoAnswer when it lasts longer than the limits allow.
@@ -118,9 +130,7 @@ class Connection(psycopg.Connection[Any]):
         A server that is frozen still acknowledges what it is sent, so that no time limit of TCP notices it.
         """
         if timeout is None:
-            timeout = self._limits.patience
-            if timeout is not None and self.pgconn.transaction_status == TransactionStatus.IDLE:
-                timeout = min(timeout, _IDLE_PATIENCE_SECONDS)
+            timeout = self._patience
             if self.until is not None:
                 left = max(self.until - time.monotonic(), 0.01)
                 timeout = left if timeout is None else min(left, timeout)
@@ -151,11 +161,7 @@ class Cursor(psycopg.Cursor[Row]):
     def execute(self, query: Any, params: Any = None, **options: Any) -> "Cursor[Row]":
         """As psycopg's own. Outside a transaction the statement gets one, with its settings."""
         connection = self.connection
-        if (
-            connection.autocommit
-            and isinstance(connection, Connection)
-            and connection.pgconn.transaction_status == TransactionStatus.IDLE
-        ):
+        if connection.pgconn.transaction_status == _IDLE and connection.autocommit:
             with connection.transaction():
                 super().execute(query, params, **options)
         else:

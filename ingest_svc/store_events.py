@@ -1,6 +1,7 @@
 """The transaction of ingest: reserves dedupe keys, stores events and queues them for aggregation."""
 
 from collections import defaultdict
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -86,8 +87,8 @@ def store_events(
     for position, call in enumerate(calls):
         by_site[call.site.site_id].append((position, call))
     # A pipeline waits for the database once and not for each site. After each wait the thread would also wait for the
-    # interpreter's lock.
-    with connection.pipeline():
+    # interpreter's lock. For one site it costs more than it saves.
+    with connection.pipeline() if len(by_site) > 1 else nullcontext():
         duplicates = {site_id: _reserve_keys(connection, by_site[site_id], now) for site_id in sorted(by_site)}
     accepted = [0] * len(calls)
     lines: list[bytes] = []

@@ -2,8 +2,9 @@
 each transaction to another session."""
 
 import os
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from common.connection import Connection
 from common.db import Database, plain_url
 from tests.property import examples, test_laws
 from tests.property.streams import Stream, streams
+from tests.support.commands import footfall
 from tests.support.footfall_site import FootfallSite
 from tests.support.hands import Hands, hands_on
 from tests.support.pgbouncer import pgbouncer_for, pgbouncer_or_skip
@@ -104,6 +106,8 @@ def test_every_report_and_list_equals_the_recount(foreign: Suite, foreign_hands:
     assert_recounts(site, events)
     assert compact(site) > 0
     assert_recounts(site, events)
+    code, output = footfall(foreign, "verify", "--site", site.slug)
+    assert code == 0, output
     listed = site.query.ListVisitors(query_pb2.ListVisitorsRequest(site=site.slug), metadata=site.as_admin)
     assert len(listed.visitors) == len({event.visitor_id for event in events})
 
@@ -139,6 +143,17 @@ def test_statements_are_prepared_only_without_a_pooler(foreign: Suite, request: 
             assert isinstance(connection, Connection)
             assert (connection.prepare_threshold is not None) == prepared
         db.close()
+
+
+def test_a_dead_network_is_noticed_within_six_seconds(foreign: Suite) -> None:
+    """By TCP, in the pool and outside it; pgbouncer is reached by TCP, the server of the tests by a socket."""
+    db = Database(foreign.database_url, application="test")
+    with db.connection() as pooled, closing(db.connect()) as own:
+        for connection in (pooled, own):
+            with socket.socket(fileno=os.dup(connection.fileno())) as found:
+                if found.family != socket.AF_UNIX:
+                    assert found.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 6_000
+    db.close()
 
 
 @contextmanager

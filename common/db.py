@@ -99,8 +99,7 @@ class Database:
         )
         # In place of pool_pre_ping, which would change the connection to autocommit and back for it.
         sa.event.listen(self.engine, "checkout", _test)
-        # Transactions that SQLAlchemy begins: those of migrations.
-        sa.event.listen(self.engine, "begin", lambda begun: begun.exec_driver_sql(self._limits.settings()))
+        sa.event.listen(self.engine, "begin", _begin)
 
     def limited(self, limits: Limits) -> "Database":
         """The same database and pool, with other limits for transactions."""
@@ -179,13 +178,22 @@ class Database:
 
 def _test(connection: object, record: Any, _proxy: object) -> None:
     assert isinstance(connection, Connection)
+    # SQLAlchemy may have begun a transaction by itself, to look at the server.
+    connection.rollback()
+    connection.autocommit = True
     # One that was opened just now is not tested.
     if record.info.setdefault("used", False):
-        connection.autocommit = True
         try:
             connection.test()
         except psycopg.Error:
             raise sqlalchemy.exc.DisconnectionError from None
     record.info["used"] = True
-    # As SQLAlchemy expects it of those that it uses itself.
-    connection.autocommit = False
+
+
+def _begin(begun: sa.Connection) -> None:
+    """Begins the transactions of SQLAlchemy's connections, those of migrations, as all others are begun."""
+    connection = begun.connection.driver_connection
+    assert isinstance(connection, Connection)
+    connection.autocommit = True
+    if begun.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
+        connection.begin("BEGIN ISOLATION LEVEL READ COMMITTED")

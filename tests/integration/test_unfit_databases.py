@@ -33,7 +33,7 @@ def refused(*command: str, url: str) -> str:
     """What the command says. It ends with 1."""
     environment = {**os.environ, "FOOTFALL_DATABASE_URL": url, "FOOTFALL_LISTEN": "127.0.0.1:0"}
     tried = subprocess.run(
-        [sys.executable, "-m", *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180
     )
     assert tried.returncode == 1, tried.stderr
     return tried.stderr.strip()

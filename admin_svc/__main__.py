@@ -15,9 +15,10 @@ from admin_svc.sites.api_keys import ensure_admin_key
 from common.calls.bearer import bearers
 from common.calls.messages import MessageLimits
 from common.clock import system_clock
-from common.db import Database
+from common.db import QUICK, Database, DatabaseFault
 from common.key_ring import KeyRing
 from common.keys import KeyKind
+from common.readiness import Readiness
 from common.secrets_store import page_tokens
 from common.server import MAX_REQUEST_BYTES, Service, serve
 from common.settings import Settings
@@ -28,15 +29,30 @@ PORT = 50053
 
 async def main(settings: Settings) -> None:
     """Serves and runs the schedule until a signal to stop, and then finishes the chunks under way."""
-    db = Database(settings.database_url, application="footfall admin", pool_size=settings.pool_size)
+    db = Database(
+        settings.database_url,
+        application="footfall admin",
+        pool_size=settings.pool_size,
+        prepared_statements=settings.prepared_statements,
+    )
     # A pool of its own, because a chunk that waits for numbers holds a connection of the other pool.
-    numbers_db = Database(settings.database_url, application="footfall visitor numbers", pool_size=1)
+    numbers_db = Database(
+        settings.database_url,
+        application="footfall visitor numbers",
+        pool_size=1,
+        prepared_statements=settings.prepared_statements,
+    )
     aggregator = Aggregator(VisitorNumbers(numbers_db))
-    keys = KeyRing(db, system_clock)
+    keys = KeyRing(db.limited(QUICK), system_clock)
     servicer = AdminServicer(db, page_tokens(db), aggregator, system_clock)
+    # Before anything is stored or scheduled.
+    await Readiness(db).check_at_start()
     if settings.admin_key:
-        with db.transaction() as connection:
-            ensure_admin_key(connection, settings.admin_key, system_clock())
+        try:
+            with db.transaction() as connection:
+                ensure_admin_key(connection, settings.admin_key, system_clock())
+        except DatabaseFault as error:
+            raise SystemExit(f"the database, which shall store FOOTFALL_ADMIN_KEY, cannot be used: {error}") from None
     schedule = Schedule(
         db,
         jobs(settings, aggregator) if settings.schedule else [],

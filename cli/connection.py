@@ -18,6 +18,7 @@ from grpc_status import rpc_status
 
 from cli.client_tls import ClientTls
 from cli.connection_file import FILE_NAME, read_connection_file
+from common.database_url import UrlError, plain_url
 
 DEFAULT_DATA_DIR = Path(".footfall")
 CALL_TIMEOUT_SECONDS = 60.0
@@ -138,7 +139,8 @@ class Connection:
 
 
 def database_url(data_dir: Path) -> str:
-    """FOOTFALL_DATABASE_URL, else the URL of the running suite's database. Raises typer.Exit(1) without either."""
+    """FOOTFALL_DATABASE_URL, else the URL of the running suite's database, as psycopg takes it. Raises typer.Exit(1)
+    without either, and for one that names no database."""
     url = os.environ.get("FOOTFALL_DATABASE_URL", "")
     if not url:
         try:
@@ -148,7 +150,10 @@ def database_url(data_dir: Path) -> str:
         url = known.database_url if known else ""
     if not url:
         raise fail("set FOOTFALL_DATABASE_URL, or name the --data-dir of a running `footfall up`")
-    return url
+    try:
+        return plain_url(url)
+    except UrlError as error:
+        raise fail(f"FOOTFALL_DATABASE_URL {error}") from None
 
 
 def fail(message: str) -> typer.Exit:

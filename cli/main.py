@@ -1,8 +1,12 @@
 """The `footfall` command. Each of its commands has a file of its own."""
 
+import os
+
 import typer
 
 from cli import demo, import_log, maintain, rebuild, report, sites, terminal, up, verify
+from cli.connection import printable
+from common.variables import unknown_variables
 
 app = typer.Typer(
     help="Self-hosted web and product analytics whose every number can be recounted.",
@@ -22,7 +26,9 @@ app.add_typer(maintain.app, name="maintain")
 
 
 def main() -> None:
-    """Runs the `footfall` command."""
+    """Runs the `footfall` command. Names variables that have no effect on standard error first."""
+    for line in unknown_variables(os.environ):
+        typer.echo(printable(line), err=True)
     terminal.run(app)
 
 

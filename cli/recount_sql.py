@@ -27,7 +27,6 @@ TOUCH = (
 # The aggregated events of the site, and each event's keys by dimension. Of events at one instant the one with the
 # smaller event_id is the earlier: the stored UUID, which is a hash where the sender's id is no UUID.
 _EVENTS = """
-CREATE TEMPORARY TABLE recount_events ON COMMIT DROP AS
 SELECT e.occurred_at AS at, e.event_id, e.visitor_id, coalesce(e.session_id, '') AS stream, e.type = 1 AS pageview,
        e.path,
        CASE e.type WHEN 1 THEN 'pageview' WHEN 3 THEN 'identify' ELSE e.name END AS event,
@@ -43,7 +42,6 @@ WHERE e.site_id = %(site_id)s
 
 # The sessions of the site: the events of a visitor's stream, cut where the gap is longer than the timeout.
 _SESSIONS = """
-CREATE TEMPORARY TABLE recount_sessions ON COMMIT DROP AS
 WITH gaps AS (
     SELECT *, at - lag(at) OVER stream > %(timeout)s AS after_gap
     FROM recount_events WINDOW stream AS (PARTITION BY visitor_id, stream ORDER BY at, event_id)
@@ -66,10 +64,13 @@ SELECT r.*, f.event, f.page, f.referrer, f.utm_source, f.utm_medium, f.utm_campa
 FROM runs r JOIN firsts f USING (visitor_id, stream, number)
 """
 
+_TABLES = {"recount_events": _EVENTS, "recount_sessions": _SESSIONS}
+
 _TOUCH = "ARRAY[" + ", ".join(f"coalesce({{0}}.{name}, '')" for name in TOUCH) + "]"
 
 # The visitors of the site, from the earliest, the latest and the latest IDENTIFY event of each.
 _VISITORS = f"""
+SELECT * FROM (
 WITH firsts AS (
     SELECT DISTINCT ON (visitor_id) * FROM recount_events ORDER BY visitor_id, at, event_id
 ), lasts AS (
@@ -81,6 +82,7 @@ WITH firsts AS (
 SELECT f.visitor_id, f.at, l.at, {_TOUCH.format("f")}, {_TOUCH.format("l")}, coalesce(i.user_id, ''),
        coalesce(i.traits, '{{}}')
 FROM firsts f JOIN lasts l USING (visitor_id) LEFT JOIN identifies i USING (visitor_id)
+) AS recounted
 """
 
 EVENT_DIMENSIONS = (
@@ -129,7 +131,10 @@ class Measures(NamedTuple):
 
 
 class Recount:
-    """Counts one site's aggregated raw events in the caller's transaction, in temporary tables that end with it."""
+    """Counts one site's aggregated raw events in the caller's transaction, in temporary tables that end with it.
+
+    Where nothing can be written, as on a standby, every statement reads the raw events anew, which takes longer.
+    """
 
     def __init__(self, connection: psycopg.Connection[Any], slug: str) -> None:
         """Raises LookupError if there is no site with the slug."""
@@ -144,22 +149,30 @@ class Recount:
         """From when on everything except new visitors can be recounted; None = all raw events are there. It is one
         session timeout after the floor, because a session that seems to begin earlier may have lost its first events.
         """
-        parameters = {"site_id": site[0], "timeout": site[1]}
-        for statement in (_EVENTS, _SESSIONS):
-            connection.execute(statement, parameters)
+        self._site = {"site_id": site[0], "timeout": site[1]}
+        self._tables = ""
+        if connection.execute("SELECT current_setting('transaction_read_only')").fetchone() == ("on",):
+            parts = (f"{name} AS MATERIALIZED ({statement})" for name, statement in _TABLES.items())
+            self._tables = f"WITH {', '.join(parts)}"
+            return
+        for name, statement in _TABLES.items():
+            connection.execute(f"CREATE TEMPORARY TABLE {name} ON COMMIT DROP AS {statement}", self._site)
         connection.execute("CREATE INDEX ON recount_events (at)")
         connection.execute("CREATE INDEX ON recount_sessions (started_at)")
         connection.execute("ANALYZE recount_events")
         connection.execute("ANALYZE recount_sessions")
 
+    def _rows(self, statement: str, **parameters: object) -> list[tuple[Any, ...]]:
+        return self._connection.execute(f"{self._tables} {statement}", {**self._site, **parameters}).fetchall()
+
     def span(self) -> tuple[datetime, datetime] | None:
         """The times of the first and the last event; None if there is none."""
-        row = self._connection.execute("SELECT min(at), max(at) FROM recount_events").fetchone()
-        return None if row is None or row[0] is None else (row[0], row[1])
+        [(first, last)] = self._rows("SELECT min(at), max(at) FROM recount_events")
+        return None if first is None else (first, last)
 
     def visitors(self) -> list[Visitor]:
         """Every visitor with an event, in no particular order."""
-        return [Visitor(*row) for row in self._connection.execute(_VISITORS)]
+        return [Visitor(*row) for row in self._rows(_VISITORS)]
 
     def totals(self, start: datetime, end: datetime) -> Measures:
         """The measures of [start, end)."""
@@ -168,17 +181,19 @@ class Recount:
     def per_bucket(self, starts: Sequence[datetime], end: datetime) -> list[Measures]:
         """The measures of each bucket. A bucket reaches from one start to the next, the last to `end`."""
         spans = list(zip(starts, [*starts[1:], end], strict=True))
-        parameters = {"starts": [span[0] for span in spans], "ends": [span[1] for span in spans]}
+        starts, ends = [span[0] for span in spans], [span[1] for span in spans]
         buckets = "unnest(%(starts)s::timestamptz[], %(ends)s::timestamptz[]) WITH ORDINALITY AS b (start, stop, n)"
-        events = self._connection.execute(
+        events = self._rows(
             f"SELECT n, {_OF_EVENTS} FROM {buckets} JOIN recount_events ON at >= start AND at < stop GROUP BY n",
-            parameters,
+            starts=starts,
+            ends=ends,
         )
         found = {n: Measures(*counts) for n, *counts in events}
-        sessions = self._connection.execute(
+        sessions = self._rows(
             f"SELECT n, {_OF_SESSIONS} FROM {buckets} "
             "JOIN recount_sessions ON started_at >= start AND started_at < stop GROUP BY n",
-            parameters,
+            starts=starts,
+            ends=ends,
         )
         for n, *counts in sessions:
             found[n] = Measures(*found[n][:3], *counts)
@@ -188,25 +203,28 @@ class Recount:
         """The measures of every key of the dimension (of EVENT_DIMENSIONS or SESSION_DIMENSIONS) in [start, end)."""
         if dimension in EVENT_DIMENSIONS:
             return self._keyed(dimension, start, end)
-        rows = self._connection.execute(
+        rows = self._rows(
             f"SELECT {dimension}, sum(events)::bigint, sum(pageviews)::bigint, count(DISTINCT visitor_id), "
             f"{_OF_SESSIONS} FROM recount_sessions "
-            f"WHERE started_at >= %s AND started_at < %s AND {dimension} IS NOT NULL GROUP BY 1",
-            (start, end),
+            f"WHERE started_at >= %(start)s AND started_at < %(end)s AND {dimension} IS NOT NULL GROUP BY 1",
+            start=start,
+            end=end,
         )
         return {key: Measures(*counts) for key, *counts in rows}
 
     def _keyed(self, key: str, start: datetime, end: datetime) -> dict[str, Measures]:
-        events = self._connection.execute(
+        events = self._rows(
             f"SELECT {key}, {_OF_EVENTS} FROM recount_events "
-            f"WHERE at >= %s AND at < %s AND {key} IS NOT NULL GROUP BY 1",
-            (start, end),
+            f"WHERE at >= %(start)s AND at < %(end)s AND {key} IS NOT NULL GROUP BY 1",
+            start=start,
+            end=end,
         )
         found = {name: Measures(*counts) for name, *counts in events}
-        sessions = self._connection.execute(
+        sessions = self._rows(
             f"SELECT {key}, {_OF_SESSIONS} FROM recount_sessions "
-            f"WHERE started_at >= %s AND started_at < %s AND {key} IS NOT NULL GROUP BY 1",
-            (start, end),
+            f"WHERE started_at >= %(start)s AND started_at < %(end)s AND {key} IS NOT NULL GROUP BY 1",
+            start=start,
+            end=end,
         )
         for name, *counts in sessions:
             found[name] = Measures(*found[name][:3], *counts)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import fasteners
 import psycopg
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import DBAPIError
 
 from cli.client_tls import OFF, SYSTEM, ClientTls
 from cli.connection import Connection
@@ -21,8 +21,9 @@ from cli.embedded_postgres import EmbeddedPostgres
 from cli.metrics_targets import write_targets
 from cli.service import Service, SuiteError
 from common.clock import system_clock
+from common.database_url import UrlError
 from common.db import Database, DatabaseFault
-from common.migrate import migrate
+from common.migrate import MIGRATION_LIMITS, migrate
 from common.schema_revision import SchemaError
 from common.tls import CertificateError, TlsFiles, is_self_signed, name_for
 from common.workers import held_port
@@ -149,12 +150,9 @@ def _held(name: str, port: int) -> socket.socket:
 def migrate_schema(database_url: str) -> None:
     """Applies the migrations that are missing. Raises SuiteError with one line if that fails."""
     try:
-        db = Database(database_url, application="footfall migrate", pool_size=1, statement_timeout_ms=0)
-    except (ArgumentError, ValueError, ModuleNotFoundError):
-        raise SuiteError(
-            "the database's URL is not one; it looks like postgresql://user:password@host:5432/database, "
-            "with %40 for an @ in the password"
-        ) from None
+        db = Database(database_url, application="footfall migrate", pool_size=1, limits=MIGRATION_LIMITS)
+    except UrlError as error:
+        raise SuiteError(f"the database's URL {error}") from None
     try:
         migrate(db)
     except SchemaError as error:

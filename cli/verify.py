@@ -1,10 +1,10 @@
 """`footfall verify`: recounts a site from its raw events and compares every answer."""
 
+from contextlib import closing
 from datetime import timedelta
 from typing import Annotated
 from zoneinfo import ZoneInfo
 
-import psycopg
 import typer
 from rich.console import Console
 from rich.progress import track
@@ -14,7 +14,13 @@ from cli.erased_hours import ErasedHours
 from cli.recount_sql import Recount
 from cli.report_range import parse_instant
 from cli.verify_checks import Checks, Span
-from common.db import plain_url
+from common.connection import Connection as DatabaseConnection
+from common.connection import Limits
+from common.db import Database, DatabaseFault
+from common.schema_revision import SchemaError, check_revision
+
+_LIMITS = Limits(0, 5_000, 0)
+"""A recount reads everything, so it takes as long as it takes."""
 
 TRIES = 5
 _SHOWN = 20
@@ -33,12 +39,13 @@ def verify(
     FOOTFALL_DATABASE_URL, or of the running `footfall up`.
     """
     connection = Connection.read(data_dir)
-    url = plain_url(database_url(data_dir))
+    db = Database(database_url(data_dir), application="footfall verify", limits=_LIMITS)
     console = Console()
     with connection.open_query() as query:
         try:
-            with psycopg.connect(url, options="-c timezone=UTC") as database:
-                recount = Recount(database, site)
+            with closing(db.connect()) as database:
+                check_revision(database)
+                recount = _recount(database, site)
                 span = _span(recount, start, end)
                 if span is None:
                     console.print("There is nothing to compare: the range has no aggregated raw events.")
@@ -58,14 +65,15 @@ def verify(
                         if counted == answered:
                             break
                         # Events that come in meanwhile make a difference that goes away. One that stays is a defect.
-                        database.rollback()
-                        recount = Recount(database, site)
+                        recount = _recount(database, site)
                     else:
                         differences.append(_difference(check.what, counted, answered))
         except LookupError:
             raise fail(f"there is no site {site!r}") from None
-        except psycopg.OperationalError as error:
-            raise fail(f"the database cannot be reached: {error}") from None
+        except SchemaError as error:
+            raise fail(str(error)) from None
+        except DatabaseFault as error:
+            raise fail(f"the database cannot be reached or gave up: {error}") from None
     for difference in differences[:_SHOWN]:
         console.print(printable(difference), markup=False, highlight=False)
     if differences:
@@ -75,6 +83,13 @@ def verify(
             f"Left out: the {len(erased.hours)} hours of which visitors were erased, and ranges that touch them."
         )
     console.print(f"Every answer from {span[0]:%F %T} to {span[1]:%F %T} UTC equals the recount.")
+
+
+def _recount(database: DatabaseConnection, site: str) -> Recount:
+    """A recount in a transaction of its own, which ends the one before."""
+    database.rollback()
+    database.begin("BEGIN ISOLATION LEVEL READ COMMITTED")
+    return Recount(database, site)
 
 
 def _difference(what: str, counted: object, answered: object) -> str:

@@ -34,7 +34,7 @@ class KeyLookup:
     so that a flood of keys that never were cannot delay them by more than the statement under way.
     """
 
-    def __init__(self, db: Database, timeout_seconds: float = 8.0) -> None:
+    def __init__(self, db: Database, timeout_seconds: float = 4.0) -> None:
         """`timeout_seconds`: how long a caller waits for the database."""
         self._db = db
         self._timeout_seconds = timeout_seconds

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from common.db import Database, DatabaseFault
+from common.db import QUICK, Database, DatabaseFault
 from common.schema_revision import SchemaError, check_revision
 
 _log = logging.getLogger(__name__)
@@ -18,7 +18,7 @@ class Readiness:
     """Asks the database once a second. It uses its own connection, so that a full pool does not look like an outage."""
 
     def __init__(self, db: Database) -> None:
-        self._db = db
+        self._db = db.limited(QUICK)
         self._asking: asyncio.Task[None] | None = None
 
     async def check_at_start(self) -> bool:
@@ -44,7 +44,7 @@ class Readiness:
             await asyncio.sleep(_INTERVAL_SECONDS)
 
     async def _ready(self) -> bool:
-        # A thread that waits for a frozen database cannot be stopped, so there is at most one.
+        # Its thread waits for a frozen database for up to 9 s, so there is at most one.
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(asyncio.to_thread(self._ask))
         try:

@@ -3,17 +3,25 @@
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from common.connection import PreparedStatements
+from common.database_url import plain_url
+
+PREFIX = "FOOTFALL_"
 
 
 class Settings(BaseSettings):
     """`FOOTFALL_*` environment variables."""
 
-    model_config = SettingsConfigDict(env_prefix="FOOTFALL_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
 
-    database_url: str = Field(min_length=1)
-    """A Postgres URL, such as postgresql://user:password@host/footfall."""
+    database_url: str = Field(min_length=1, repr=False)
+    """A Postgres URL, such as postgresql://user:password@host/footfall, or host=… user=… password=… dbname=…."""
+
+    prepared_statements: PreparedStatements = "auto"
+    """Whether statements are prepared in the server. "auto" = only where no pooler stands in between."""
 
     listen: str = ""
     """host:port to serve on; port 0 takes a free one. "" = 127.0.0.1 and the service's own port."""
@@ -80,7 +88,7 @@ class Settings(BaseSettings):
     stream_age_seconds: float = Field(default=3_600.0, gt=0)
     """How long a stream may be open in all."""
 
-    admin_key: str = ""
+    admin_key: str = Field(default="", repr=False)
     """An admin key that the admin process stores at its start, unless it is stored already. The first admin key of an
     installation comes from here."""
 
@@ -120,6 +128,11 @@ class Settings(BaseSettings):
 
     run_pages: int = Field(default=1_000, ge=1)
     """How many chunks a run of a job does at most."""
+
+    @field_validator("database_url")
+    @classmethod
+    def _names_a_database(cls, text: str) -> str:
+        return plain_url(text)
 
     @model_validator(mode="after")
     def _whole_pair(self) -> Self:

@@ -6,6 +6,7 @@ The processes are also replaced one after the other, by new code, without a fail
 import argparse
 import asyncio
 import logging
+import os
 import socket
 import tempfile
 from collections.abc import Callable, Coroutine
@@ -22,6 +23,7 @@ from common.telemetry.exposition import start_metrics
 from common.telemetry.logs import configure_logging
 from common.telemetry.workers import WorkersMetrics
 from common.tls import credentials_of
+from common.variables import unknown_variables
 from common.worker import POLL_SECONDS, Worker
 
 _log = logging.getLogger(__name__)
@@ -43,6 +45,8 @@ def run(package: str, port: int, main: Callable[[Settings], Coroutine[Any, Any, 
     elif workers < 1:
         parser.error("--workers must be at least 1")
     configure_logging(settings.log_level, settings.log_format)
+    for line in unknown_variables(os.environ):
+        _log.warning("%s", line)
     if workers == 0:
         send_last_traces = tracing.switch_on(f"footfall-{package.removesuffix('_svc')}") if settings.traces else None
         asyncio.run(main(settings))

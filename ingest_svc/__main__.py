@@ -7,13 +7,14 @@ from footfall.ingest.v1 import ingest_pb2_grpc
 
 from common.calls.messages import MessageLimits
 from common.clock import system_clock
-from common.db import Database
+from common.db import QUICK, Database
 from common.key_ring import KeyRing
 from common.server import Service, serve
 from common.settings import Settings
 from common.workers import run
 from ingest_svc.batch_size import MAX_MESSAGE_BYTES, BatchSize
-from ingest_svc.group_commit import DatabaseCommit, GroupCommit
+from ingest_svc.database_commit import DatabaseCommit
+from ingest_svc.group_commit import GroupCommit
 from ingest_svc.rate_limit import RateLimits
 from ingest_svc.servicer import SERVICE, IngestServicer, Senders
 
@@ -25,8 +26,13 @@ _TRANSACTIONS = 2
 
 async def main(settings: Settings) -> None:
     """Serves until a signal to stop, and commits what is queued then."""
-    db = Database(settings.database_url, application="footfall ingest", pool_size=settings.pool_size)
-    keys = KeyRing(db, system_clock)
+    db = Database(
+        settings.database_url,
+        application="footfall ingest",
+        pool_size=settings.pool_size,
+        prepared_statements=settings.prepared_statements,
+    )
+    keys = KeyRing(db.limited(QUICK), system_clock)
     commits = [DatabaseCommit(db, system_clock) for _ in range(_TRANSACTIONS)]
     group_commit = GroupCommit(commits, settings.ingest_queue_events, settings.ingest_queue_bytes)
     senders = Senders(keys)

@@ -9,12 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import psycopg
 
-from common.clock import Clock
-from common.db import Database, DatabaseFault
 from common.errors import CallError, Reason
-from ingest_svc.metrics import watch_queue, watched_commit
+from ingest_svc.metrics import watch_queue
 from ingest_svc.site_queues import SiteQueues, Waiting
-from ingest_svc.store_events import BatchNumbers, Incoming, SiteFault, store_events
+from ingest_svc.store_events import Incoming, SiteFault
 
 _log = logging.getLogger(__name__)
 
@@ -31,55 +29,7 @@ the rows of the other are put together.
 LOCKED_SECONDS = 5.0
 """For how long a call is tried again whose site's dedupe keys another transaction holds. Then it is UNAVAILABLE."""
 
-_TRUSTED_SECONDS = 0.5
-"""For how long after its last use a connection is used again without a test."""
-
 Commit = Callable[[list[Incoming]], list[int]]
-
-
-class DatabaseCommit:
-    """Stores calls in one transaction, on a connection of its own. Returns how many events of each were accepted.
-
-    The pool tests a connection before each use and resets it afterwards, which takes a sixth of the time of a group.
-    This connection is tested only if it was not used for half a second.
-    """
-
-    def __init__(self, db: Database, clock: Clock) -> None:
-        self._db = db
-        self._clock = clock
-        self._numbers = BatchNumbers()
-        self._connection: psycopg.Connection[object] | None = None
-        self._used_at = 0.0
-
-    @watched_commit
-    def __call__(self, calls: list[Incoming]) -> list[int]:
-        connection = self._living_connection()
-        try:
-            accepted = store_events(connection, self._numbers, calls, self._clock())
-            connection.commit()
-        except BaseException:
-            # Whatever state the connection is in, its transaction ends when it is closed.
-            self.close()
-            raise
-        self._used_at = time.monotonic()
-        return accepted
-
-    def close(self) -> None:
-        """Closes the connection; the next call opens another."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-    def _living_connection(self) -> psycopg.Connection[object]:
-        if self._connection is not None and time.monotonic() - self._used_at > _TRUSTED_SECONDS:
-            try:
-                self._connection.execute("SELECT")
-                self._connection.rollback()
-            except DatabaseFault:
-                self.close()
-        if self._connection is None:
-            self._connection = self._db.connect()
-        return self._connection
 
 
 def shutting_down() -> CallError:

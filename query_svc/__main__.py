@@ -7,7 +7,7 @@ from footfall.query.v1 import query_pb2_grpc
 from common.calls.bearer import bearers
 from common.calls.messages import MessageLimits
 from common.clock import system_clock
-from common.db import Database
+from common.db import QUICK, Database
 from common.key_ring import KeyRing
 from common.keys import KeyKind
 from common.secrets_store import page_tokens
@@ -26,8 +26,9 @@ async def main(settings: Settings) -> None:
         application="footfall query",
         pool_size=settings.pool_size,
         statement_timeout_ms=settings.statement_timeout_ms,
+        prepared_statements=settings.prepared_statements,
     )
-    keys = KeyRing(db, system_clock)
+    keys = KeyRing(db.limited(QUICK), system_clock)
     servicer = QueryServicer(db, page_tokens(db), system_clock, pool_size=settings.pool_size)
 
     async def stop() -> None:

@@ -19,7 +19,7 @@ import psycopg
 from admin_svc.chunk import Chunk, Position
 from admin_svc.site_lock import enter
 from common.dimensions import is_counted
-from common.intervals import DAY, RollupInterval
+from common.intervals import DAY, RollupInterval, floor_day
 from common.locks import compaction_lock
 from common.sites import DELETING
 from common.timestamps import EPOCH
@@ -133,7 +133,7 @@ def compact(
     newest, dimension, start = position or (_newest_delta(connection), *_FIRST)
     while (found := _next_delta(connection, site_id, (dimension, start))) is not None:
         dimension, hour = found
-        day = hour.replace(hour=0)
+        day = floor_day(hour)
         with connection.transaction():
             if not enter(connection, site_id):
                 return _NOTHING
@@ -166,7 +166,7 @@ def _next_delta(connection: Connection, site_id: int, place: _Place, newest: int
 def _compact_day(connection: Connection, site_id: int, dimension: int, start: datetime, limit: int) -> Compacted:
     """Compacts up to `limit` deltas of the day from the hour `start` on, in the caller's transaction, which holds the
     day's lock. Deltas that are appended to earlier hours meanwhile are left to the next run, so that every run ends."""
-    where, day = {"site_id": site_id, "dimension": dimension}, start.replace(hour=0)
+    where, day = {"site_id": site_id, "dimension": dimension}, floor_day(start)
     deltas = _rows(connection, _TAKE_DELTAS, {**where, "start": start, "next_day": day + DAY, "limit": limit})
     merge = merge_counts if is_counted(dimension) else merge_sets
     sums = _Sums()

@@ -52,7 +52,10 @@ _DELTA_TYPES = [
 
 
 def hour_of(instant: datetime) -> datetime:
-    """The start of the instant's hour, UTC. `common.intervals.floor_hour` would take twice as long."""
+    """The start of the hour of an instant in UTC. `common.intervals.floor_hour` would take twice as long.
+
+    Instants from the database are in UTC, because every transaction sets the time zone (common/connection.py).
+    """
     return instant.replace(minute=0, second=0, microsecond=0)
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 from pythonjsonlogger.json import JsonFormatter
 
 from common.calls.call import current_call
+from common.log_repeats import count_repeats
 
 LogFormat = Literal["text", "json"]
 
@@ -38,7 +39,10 @@ class _OfCall(logging.Filter):
 
 
 def configure_logging(level: str, log_format: LogFormat) -> None:
-    """One line per message on standard error; in text the stack trace of an exception follows on lines of its own."""
+    """One line per message on standard error; warnings that repeat are counted.
+
+    In text the stack trace of an exception follows on lines of its own.
+    """
     handler = logging.StreamHandler(sys.stderr)
     # On the handler, because a logger's filters do not see the lines of loggers below it.
     handler.addFilter(_OfCall(log_format))
@@ -46,6 +50,7 @@ def configure_logging(level: str, log_format: LogFormat) -> None:
         handler.setFormatter(JsonFormatter(_JSON, rename_fields=_JSON_NAMES, timestamp="time"))
     else:
         handler.setFormatter(logging.Formatter(_TEXT))
+    count_repeats(handler)
     logging.basicConfig(level=level, handlers=[handler])
     # It warns at every tick at which the last run is still at work. That is normal for a busy job.
     logging.getLogger("apscheduler").setLevel(logging.ERROR)

@@ -11,7 +11,7 @@ from alembic.config import Config
 import common.migrate
 from cli.suite import running_suite
 from common.db import Database
-from common.migrate import migrate
+from common.migrate import MIGRATION_LIMITS, migrate
 from common.schema_revision import known_revisions
 from tests.support.commands import footfall
 from tests.support.hands import hands_on
@@ -45,7 +45,7 @@ def _again(url: str, revision: str) -> None:
     """Takes the migrations after the revision back and applies them again."""
     config = Config()
     config.set_main_option("script_location", str(Path(common.migrate.__file__).parent / "migrations"))
-    with closing(Database(url, application="test", statement_timeout_ms=0)) as db:
+    with closing(Database(url, application="test", limits=MIGRATION_LIMITS)) as db:
         with db.engine.connect() as connection:
             config.attributes["connection"] = connection
             command.downgrade(config, revision)

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from common.db import Database, plain_url
-from common.migrate import migrate
+from common.migrate import MIGRATION_LIMITS, migrate
 from common.schema_revision import known_revisions
 from tests.support.processes import eventually, running_service
 from tests.support.suite import database_on
@@ -25,7 +25,7 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 def url(postgres_url: str) -> Iterator[str]:
     """A database with the schema of this release."""
     with database_on(postgres_url) as found:
-        with closing(Database(found, application="test", statement_timeout_ms=0)) as db:
+        with closing(Database(found, application="test", limits=MIGRATION_LIMITS)) as db:
             migrate(db)
         yield found
 

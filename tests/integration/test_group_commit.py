@@ -19,8 +19,9 @@ from common.db import Database
 from common.errors import CallError, Reason
 from common.migrate import migrate
 from common.sites import DELETING, Site, find_site
+from ingest_svc.database_commit import DatabaseCommit
 from ingest_svc.event_rows import to_rows
-from ingest_svc.group_commit import MAX_GROUP_EVENTS, WORTH_ANOTHER, Commit, DatabaseCommit, GroupCommit
+from ingest_svc.group_commit import MAX_GROUP_EVENTS, WORTH_ANOTHER, Commit, GroupCommit
 from ingest_svc.store_events import Incoming
 from tests.support.site_rows import make_site
 from tests.support.suite import database_on

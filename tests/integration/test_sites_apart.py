@@ -18,8 +18,9 @@ from common.db import Database
 from common.errors import CallError, Reason
 from common.migrate import migrate
 from common.sites import DELETING, Site, find_site
+from ingest_svc.database_commit import DatabaseCommit
 from ingest_svc.event_rows import to_rows
-from ingest_svc.group_commit import LOCKED_SECONDS, WORTH_ANOTHER, DatabaseCommit, GroupCommit
+from ingest_svc.group_commit import LOCKED_SECONDS, WORTH_ANOTHER, GroupCommit
 from ingest_svc.store_events import Incoming
 from tests.support.site_rows import make_site
 from tests.support.suite import database_on

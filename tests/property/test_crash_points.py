@@ -14,8 +14,8 @@ from admin_svc.maintenance import rebuild
 from common.clock import system_clock
 from common.db import DatabaseFault
 from common.sites import find_site
+from ingest_svc.database_commit import DatabaseCommit
 from ingest_svc.event_rows import to_rows
-from ingest_svc.group_commit import DatabaseCommit
 from ingest_svc.store_events import Incoming
 from tests.property import examples
 from tests.property.driver import PlayedSite, play

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from common.db import Database
 from common.sites import find_site
+from ingest_svc.database_commit import DatabaseCommit
 from ingest_svc.event_rows import to_rows
-from ingest_svc.group_commit import DatabaseCommit
 from ingest_svc.store_events import Incoming
 from tests.oracle.raw_events import HOUR, MINUTE, TOUCH_FIELDS, RawEvent, stored_id
 from tests.property import examples

@@ -6,6 +6,7 @@ from typing import Any
 
 import psycopg
 
+from common.connection import Connection, Cursor, Limits
 from common.db import Database, DatabaseFault, plain_url
 from tests.support.processes import eventually
 
@@ -36,15 +37,15 @@ class Scissors:
     def connection(self) -> Iterator[psycopg.Connection[Any]]:
         """A connection in autocommit."""
         connection = self.connect()
-        connection.autocommit = True
         try:
             yield connection
         finally:
             connection.close()
 
-    def connect(self) -> psycopg.Connection[Any]:
-        """A connection not in autocommit; the caller's to close."""
-        connection = psycopg.connect(self._url, options="-c timezone=UTC")
+    def connect(self) -> Connection:
+        """A connection in autocommit; the caller's to close."""
+        connection = Connection.connect(self._url, autocommit=True)
+        connection.limit(Limits(60_000))
         connection.cursor_factory = self._cursor_factory()
         return connection
 
@@ -54,10 +55,10 @@ class Scissors:
             with psycopg.connect(self._url, autocommit=True) as other:
                 end_backend(other, connection.info.backend_pid)
 
-    def _cursor_factory(self) -> type[psycopg.Cursor[Any]]:
+    def _cursor_factory(self) -> type[Cursor[Any]]:
         count = self._count
 
-        class CountedCursor(psycopg.Cursor[Any]):
+        class CountedCursor(Cursor[Any]):
             def execute(self, *args: Any, **options: Any) -> Any:
                 done = super().execute(*args, **options)
                 count(self.connection)
@@ -86,7 +87,7 @@ class CutDatabase(Database):
         with self._scissors.connection() as connection:
             yield connection
 
-    def connect(self) -> psycopg.Connection[Any]:
+    def connect(self) -> Connection:
         """As above."""
         return self._scissors.connect()
 

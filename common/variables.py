@@ -7,7 +7,11 @@ from common.settings import PREFIX, Settings
 
 _OF_SERVICES = frozenset(f"{PREFIX}{name.upper()}" for name in Settings.model_fields)
 _OF_COMMANDS = frozenset(
-    f"{PREFIX}{name}" for name in ("DATA_DIR", "INGEST", "QUERY", "ADMIN", "ADMIN_KEY", "DATABASE_URL", "WRITE_KEY")
+    f"{PREFIX}{name}"
+    for name in (
+        *("DATA_DIR", "INGEST", "QUERY", "ADMIN", "ADMIN_KEY", "DATABASE_URL", "WRITE_KEY"),
+        *("TLS_CA", "TLS_CLIENT_CERTIFICATE", "TLS_CLIENT_KEY", "TLS_SERVER_NAME"),
+    )
 )
 _OF_TESTS = frozenset(f"{PREFIX}{name}" for name in ("CI", "EXAMPLES", "TEST_DATABASE_URL"))
 

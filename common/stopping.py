@@ -8,6 +8,8 @@ from typing import Any
 
 import psycopg
 
+from common.connection import Cursor
+
 CANCEL_SECONDS = 2.0
 """How long a request to cancel a statement may take."""
 
@@ -60,7 +62,7 @@ class Stop:
         Without this in between, a cancel could hit a statement of the next call that gets the connection. Begin and
         end transactions that must be ended in any case outside of the block.
         """
-        connection.cursor_factory = _CheckedCursor
+        before, connection.cursor_factory = connection.cursor_factory, _CheckedCursor
         with self._lock:
             self.check()
             self._connection = connection
@@ -75,7 +77,7 @@ class Stop:
             # backend between two statements drops the signal.
             with self._lock:
                 self._connection = None
-            connection.cursor_factory = psycopg.Cursor
+            connection.cursor_factory = before
         self.check()
 
     def bound_statements(self, connection: psycopg.Connection[Any]) -> None:
@@ -101,7 +103,7 @@ _LONGEST_SECONDS = 3_600.0
 """Of a caller who waits longer, the process's own time limit is the shorter one."""
 
 
-class _CheckedCursor(psycopg.Cursor[Any]):
+class _CheckedCursor(Cursor[Any]):
     """Begins no statement for a call that has ended."""
 
     def execute(self, *arguments: Any, **options: Any) -> "_CheckedCursor":

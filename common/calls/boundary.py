@@ -106,7 +106,8 @@ class Boundary:
                 raise
             except Exception as error:  # every error is answered with the status made of it
                 # Of what generated code declares and a library's servicer leaves out, such as Health/List.
-                refused = _unknown() if isinstance(error, NotImplementedError) else from_exception(error)
+                left_out = isinstance(error, NotImplementedError) and rules.authenticate is _no_key
+                refused = _unknown() if left_out else from_exception(error)
                 code = refused.code
                 await _abort(call, refused)
             finally:

@@ -24,7 +24,7 @@ from tests.support.refusals import batch, event
 if TYPE_CHECKING:
     from tests.support.suite import Suite
 
-SITE_AT_ONCE, KEY_AT_ONCE, SITE_WAITING = 2, 3, 32
+SITE_AT_ONCE, KEY_AT_ONCE, SITE_WAITING = 2, 4, 32
 TOLD = Pushback(grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_CALLS", 1_000)
 
 _WAITING_FOR_LOCKS = """

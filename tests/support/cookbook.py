@@ -14,6 +14,7 @@ _VARYING = (
     (re.compile(r"\bf[wra]_[\w-]{43}"), "<key>"),
     (re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"), "<uuid>"),
     (re.compile(r"127\.0\.0\.1:\d+"), "<address>"),
+    (re.compile(r"\b[0-9a-f]{12}-[0-9a-f]+\b"), "<request>"),
     (re.compile(r"-?\b\d+\b"), "<number>"),
     (re.compile(r"\s+"), " "),
 )

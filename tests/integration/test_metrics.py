@@ -122,7 +122,7 @@ def test_events_that_wait_are_the_depth_of_the_queue(
 ) -> None:
     """While their transaction is held up, and no longer; the limit stands beside it."""
     assert ingest.now("footfall_ingest_queue_events") == 0
-    assert ingest.now("footfall_ingest_queue_limit_events") == 20_000
+    assert ingest.now("footfall_ingest_queue_limit_events") == 40_000
     with psycopg.connect(suite.database_url) as holder:
         holder.execute("LOCK TABLE pending_batches IN EXCLUSIVE MODE")
         calls = [site.ingest.IngestBatch.future(batch(event(), event()), metadata=site.as_sender) for _ in range(3)]

@@ -32,8 +32,8 @@ def site_id_of(connection: psycopg.Connection[Any], site: FootfallSite) -> int:
 
 
 def rows_of(connection: psycopg.Connection[Any], site_id: int, *left_out: str) -> dict[str, list[str]]:
-    """Every row of the site by table, as Postgres writes it. When keys were last used is stored at any time; left out."""
-    texts = {table: "t::text" for table in TENANT_TABLES} | {"api_keys": "(to_jsonb(t) - 'last_used_at')::text"}
+    """Every row of the site by table, as Postgres writes it; without the last use of keys, which is stored at any time."""
+    texts = dict.fromkeys(TENANT_TABLES, "t::text") | {"api_keys": "(to_jsonb(t) - 'last_used_at')::text"}
     return {
         table: [
             row[0]

@@ -32,7 +32,7 @@ def site_id_of(connection: psycopg.Connection[Any], site: FootfallSite) -> int:
 
 
 def rows_of(connection: psycopg.Connection[Any], site_id: int, *left_out: str) -> dict[str, list[str]]:
-    """Every row of the site by table, as Postgres writes it; without the last use of keys, which is stored at any time."""
+    """Every row of the site by table, as Postgres writes it. The last use of keys, stored at any time, is left out."""
     texts = dict.fromkeys(TENANT_TABLES, "t::text") | {"api_keys": "(to_jsonb(t) - 'last_used_at')::text"}
     return {
         table: [

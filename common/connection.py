@@ -77,6 +77,8 @@ class Connection(psycopg.Connection[Any]):
     _patience: float | None = None
     until: float | None = None
     """The time (time.monotonic) by which everything must be answered; None = only each wait is bounded."""
+    before_statement: Callable[[], None] | None = None
+    """Called before each statement of its cursors; what it raises keeps the statement from being sent."""
     when_silent: Callable[[], None] | None = None
     """Called before NoAnswer is raised."""
 
@@ -161,6 +163,8 @@ class Cursor(psycopg.Cursor[Row]):
     def execute(self, query: Any, params: Any = None, **options: Any) -> "Cursor[Row]":
         """As psycopg's own. Outside a transaction the statement gets one, with its settings."""
         connection = self.connection
+        if isinstance(connection, Connection) and connection.before_statement is not None:
+            connection.before_statement()
         if connection.pgconn.transaction_status == _IDLE and connection.autocommit:
             with connection.transaction():
                 super().execute(query, params, **options)

@@ -10,6 +10,7 @@ import logging
 from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from functools import partial
 from typing import NamedTuple, TypeVar
 
@@ -111,7 +112,8 @@ class Shares:
             with stop.running():
                 return work(stop)
 
-        future = asyncio.get_running_loop().run_in_executor(self._executor, do)
+        # With the context of the call, which names it in log lines and traces.
+        future = asyncio.get_running_loop().run_in_executor(self._executor, copy_context().run, do)
         future.add_done_callback(partial(self._done, caller))
         try:
             return await asyncio.shield(future)

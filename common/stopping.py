@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 
-from common.connection import Cursor
+from common.connection import Connection
 
 CANCEL_SECONDS = 2.0
 """How long a request to cancel a statement may take."""
@@ -62,7 +62,8 @@ class Stop:
         Without this in between, a cancel could hit a statement of the next call that gets the connection. Begin and
         end transactions that must be ended in any case outside of the block.
         """
-        before, connection.cursor_factory = connection.cursor_factory, _CheckedCursor
+        assert isinstance(connection, Connection)
+        connection.before_statement = check_stop
         with self._lock:
             self.check()
             self._connection = connection
@@ -77,7 +78,7 @@ class Stop:
             # backend between two statements drops the signal.
             with self._lock:
                 self._connection = None
-            connection.cursor_factory = before
+            connection.before_statement = None
         self.check()
 
     def bound_statements(self, connection: psycopg.Connection[Any]) -> None:
@@ -101,15 +102,6 @@ class Stop:
 
 _LONGEST_SECONDS = 3_600.0
 """Of a caller who waits longer, the process's own time limit is the shorter one."""
-
-
-class _CheckedCursor(Cursor[Any]):
-    """Begins no statement for a call that has ended."""
-
-    def execute(self, *arguments: Any, **options: Any) -> "_CheckedCursor":
-        check_stop()
-        super().execute(*arguments, **options)
-        return self
 
 
 def check_stop() -> None:

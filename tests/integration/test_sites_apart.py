@@ -14,6 +14,7 @@ from footfall.ingest.v1 import ingest_pb2
 from footfall.type.v1 import event_pb2
 
 from common.clock import system_clock
+from common.connection import UNLIMITED
 from common.db import Database
 from common.errors import CallError, Reason
 from common.migrate import migrate
@@ -77,6 +78,7 @@ class Stage:
     def held_key(self, call: Incoming) -> Iterator[psycopg.Connection[Any]]:
         """Holds the key of the call's first event in an open transaction, as a frozen ingest process does."""
         with self.db.connect() as holder:
+            holder.autocommit = False
             key = call.rows[0].dedupe_key
             assert key is not None
             holder.execute(_RESERVE, (call.site.site_id, key.hex(), datetime.now(UTC) + timedelta(days=1)))
@@ -88,7 +90,7 @@ class Stage:
 def stage(postgres_url: str) -> Iterator[Stage]:
     with database_on(postgres_url) as url:
         # Connections that wait for a lock without end, so that a test fails where ingest sets no bound of its own.
-        db = Database(url, application="test", statement_timeout_ms=0)
+        db = Database(url, application="test", limits=UNLIMITED)
         migrate(db)
         with db.transaction() as connection:
             for slug in (LOUD, QUIET):

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from cli.suite import running_suite
 from common.connection import Connection
 from common.db import Database, plain_url
-from tests.property import examples, test_laws
+from tests.property import examples
+from tests.property.laws import assert_order_free, assert_recount
 from tests.property.streams import Stream, streams
 from tests.support.commands import footfall
 from tests.support.footfall_site import FootfallSite
@@ -81,9 +82,7 @@ def foreign_hands(foreign: Suite) -> Iterator[Hands]:
 def test_every_answer_and_table_equals_the_recount(
     foreign_hands: Hands, data: st.DataObject, sites: list[Stream]
 ) -> None:
-    """The law of test_laws.py."""
-    law = test_laws.test_every_answer_and_table_equals_the_recount
-    law.hypothesis.inner_test(foreign_hands, data, sites)  # type: ignore[attr-defined]
+    assert_recount(foreign_hands, data, sites)
 
 
 @given(data=st.data(), stream=streams())
@@ -91,9 +90,7 @@ def test_every_answer_and_table_equals_the_recount(
 def test_two_orders_of_the_same_events_leave_the_same_tables(
     foreign_hands: Hands, data: st.DataObject, stream: Stream
 ) -> None:
-    """The law of test_laws.py."""
-    law = test_laws.test_two_orders_of_the_same_events_leave_the_same_tables
-    law.hypothesis.inner_test(foreign_hands, data, stream)  # type: ignore[attr-defined]
+    assert_order_free(foreign_hands, data, stream)
 
 
 def test_every_report_and_list_equals_the_recount(foreign: Suite, foreign_hands: Hands) -> None:

@@ -11,19 +11,23 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 import psycopg
+from psycopg.rows import class_row
 
 from admin_svc.chunk import Chunk, Position
-from admin_svc.maintenance.retention import Expired, expired
+from admin_svc.maintenance.retention import Expired, expired, probes_of
 from admin_svc.site_lock import SiteBusy, enter, refuse_under_rebuild
 from common.intervals import floor
 from common.locks import cleanup_lock
-from common.sites import DELETING, Site, site_of_id
+from common.sites import COLUMNS, DELETING, Site, site_of_id
 
 DEFAULT_LIMIT = 5_000
 MAX_LIMIT = 20_000
 
 # The sites that are not being deleted.
-_SITES = f"SELECT site_id FROM sites WHERE status <> {DELETING} ORDER BY site_id"
+_SITES = f"SELECT {COLUMNS} FROM sites s WHERE s.status <> {DELETING} ORDER BY s.site_id"
+
+_PROBED_AT_ONCE = 200
+"""Of so many sites the probes go to the database in one pipeline and one transaction."""
 
 # Deletes the first rows of one kind. Returns how many, and the time of the last one.
 _DELETE = """
@@ -54,9 +58,27 @@ class Expirations(NamedTuple):
     visitors: int = 0
 
 
-def sites_to_clean_up(connection: Connection, _now: datetime) -> list[int]:
-    """The numbers of all sites that are not being deleted: any of them may have rows that have expired."""
-    return [row[0] for row in connection.execute(_SITES)]
+def sites_to_clean_up(connection: Connection, now: datetime) -> list[int]:
+    """The numbers of the sites that have rows that have expired, ascending, but of those being deleted.
+
+    A site without any costs an index probe for each kind. With the chunk's own transaction and statements, a thousand
+    idle sites took more than the 10 s of a run.
+    """
+    with connection.cursor(row_factory=class_row(Site)) as cursor:
+        sites = cursor.execute(_SITES).fetchall()
+    found: list[int] = []
+    for start in range(0, len(sites), _PROBED_AT_ONCE):
+        with connection.transaction():
+            connection.execute(_READ_IN_ORDER)
+            with connection.pipeline():
+                probes = [
+                    (site.site_id, connection.execute(statement, {**parameters, "site_id": site.site_id}))
+                    for site in sites[start : start + _PROBED_AT_ONCE]
+                    for statement, parameters in probes_of(site, now)
+                ]
+            # A site is named once for each kind that it has.
+            found += sorted({site_id for site_id, rows in probes if rows.fetchone()})
+    return found
 
 
 def delete_expired(connection: Connection, site_id: int, now: datetime, limit: int) -> Chunk[Expirations]:

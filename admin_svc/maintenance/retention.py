@@ -43,6 +43,14 @@ WHERE r.site_id = %(site_id)s AND r.interval = {RollupInterval.DAY} AND r.dimens
   AND r.bucket_start < %(before)s
 """
 
+# A compacted row of an interval and any dimension.
+_ANY_ROLLUP = """
+SELECT 1 FROM rollup_shards r
+WHERE r.site_id = %(site_id)s AND r.interval = %(interval)s AND r.dimension = ANY(%(dimensions)s) AND r.delta_no = 0
+  AND r.bucket_start < %(before)s
+LIMIT 1
+"""
+
 # Visitors who were not seen in any bucket that is kept and have no session that is kept.
 _VISITORS = """
 SELECT {what} FROM visitors v
@@ -103,6 +111,24 @@ def expired(site: Site, now: datetime) -> list[Expired]:
             {"before": min(closed, before_hours, before_days), "closed": closed},
         ),
     ]
+
+
+def probes_of(site: Site, now: datetime) -> list[tuple[str, dict[str, Any]]]:
+    """Statements, and their parameters but the site's, of which one finds a row if the site has rows that have expired.
+
+    They may find one also where everything that has expired must stay for now, such as pending events.
+    """
+    probes = []
+    for kind in expired(site, now):
+        if kind.table != "rollup_shards":
+            statement = f"{kind.select.format(what='1')} ORDER BY {', '.join(kind.keys)} LIMIT 1"
+            probes.append((statement, kind.parameters))
+        elif kind.parameters["dimension"] == OVERVIEW.number:
+            # One probe for all dimensions.
+            interval = RollupInterval.DAY if kind.unit == DAY else RollupInterval.HOUR
+            parameters = {"interval": int(interval), "dimensions": list(_DIMENSIONS)}
+            probes.append((_ANY_ROLLUP, {**kind.parameters, **parameters}))
+    return probes
 
 
 def _cut_off(now: datetime, kept: timedelta, unit: timedelta) -> datetime:

@@ -255,3 +255,22 @@ def test_a_rebuild_that_its_operator_left_is_over_when_all_is_aggregated(suite: 
     assert refusal_of(cleanup_chunk, site, LATER).reason == "SITE_BUSY"
     site.aggregate()
     assert cleanup(site, LATER)["events"] == 12
+
+
+@pytest.mark.parametrize("days", [None, 30])
+def test_a_run_looks_only_at_sites_that_have_something_to_delete(
+    suite: Suite, database: Connection, days: int | None
+) -> None:
+    """While there is more of any kind, and no longer."""
+    site, kept = expired_site(suite), expired_site(suite)
+    keep_all(site, 30, 30, days)
+    keep_all(kept, 3_000, 3_000, 3_000)
+    site_id, kept_id = site_id_of(database, site), site_id_of(database, kept)
+    assert site_id not in product.sites_to_clean_up(database, instant(START))
+    more = True
+    while more:
+        found = product.sites_to_clean_up(database, instant(LATER))
+        assert site_id in found
+        assert kept_id not in found
+        more = cleanup_chunk(site, LATER, limit=5).has_more
+    assert site_id not in product.sites_to_clean_up(database, instant(LATER))

@@ -23,14 +23,14 @@ from admin_svc.maintenance.erasure.events import Subject
 from admin_svc.schedule.runs import ALL_SITES
 from admin_svc.site_lock import SiteBusy
 from common.calls.call import caller
+from common.calls.shares import Bounds, Caller, Shares
+from common.calls.stopping import Stop
 from common.clock import Clock
 from common.db import Database
 from common.errors import Reason, invalid, quoted, site_busy
 from common.page_tokens import PageTokens
 from common.paging import bounded, cut_page, page_size
-from common.shares import Bounds, Caller, Shares
 from common.sites import Site, find_site
-from common.stopping import Stop
 from common.timestamps import from_timestamp
 
 HOW_TO_AUTHENTICATE = "an admin key as authorization: Bearer <key>"

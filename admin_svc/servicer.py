@@ -10,11 +10,11 @@ from admin_svc import messages, status
 from admin_svc.maintenance_rpcs import Connection, Context, MaintenanceRpcs, Result, share
 from admin_svc.schedule.runs import ALL_SITES, last_runs
 from admin_svc.sites import api_keys, settings, sites
+from common.calls.stopping import Stop
 from common.errors import Reason, invalid, quoted
-from common.keys import KeyKind, new_key
+from common.keys.key import KeyKind, new_key
 from common.paging import cut_page, page_size
 from common.sites import Site, find_site
-from common.stopping import Stop
 
 SERVICE = "footfall.admin.v1.AdminService"
 

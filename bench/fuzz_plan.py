@@ -12,7 +12,7 @@ from google.protobuf.message_factory import GetMessageClass
 from bench.fuzz_calls import LONGEST_METADATA, Attempt, Metadata, Rpc
 from bench.fuzz_messages import Maker
 from common.db import plain_url
-from common.keys import hash_key
+from common.keys.key import hash_key
 from tests.oracle.raw_events import SECOND
 from tests.support.footfall_site import FootfallSite
 from tests.support.suite import Suite

@@ -19,7 +19,7 @@ from cli.import_log import import_access_log, print_result
 from cli.report import print_report
 from cli.service import SuiteError
 from cli.suite import running_suite
-from common import signals
+from common.process import signals
 
 SITE = "demo"
 LOG = Path(__file__).resolve().parent.parent / "examples" / "semicomplete-2015-05.access.log.gz"

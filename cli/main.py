@@ -6,7 +6,7 @@ import typer
 
 from cli import demo, import_log, maintain, rebuild, report, sites, terminal, up, verify
 from cli.connection import printable
-from common.variables import unknown_variables
+from common.process.variables import unknown_variables
 
 app = typer.Typer(
     help="Self-hosted web and product analytics whose every number can be recounted.",

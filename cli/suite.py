@@ -24,9 +24,9 @@ from common.clock import system_clock
 from common.database_url import UrlError
 from common.db import Database, DatabaseFault
 from common.migrate import MIGRATION_LIMITS, migrate
+from common.process.tls import CertificateError, TlsFiles, is_self_signed, name_for
+from common.process.workers import held_port
 from common.schema_revision import SchemaError
-from common.tls import CertificateError, TlsFiles, is_self_signed, name_for
-from common.workers import held_port
 
 _log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from cli.connection import DataDir, database_url, fail
 from cli.metrics_targets import metrics_urls, targets_file
 from cli.service import SuiteError
 from cli.suite import DEFAULT_PORTS, migrate_schema, running_suite
-from common import signals
+from common.process import signals
 
 
 def up(

@@ -8,10 +8,10 @@ from footfall.ingest.v1 import ingest_pb2_grpc
 from common.calls.messages import MessageLimits
 from common.clock import system_clock
 from common.db import QUICK, Database
-from common.key_ring import KeyRing
-from common.server import Service, serve
+from common.keys.ring import KeyRing
+from common.process.server import Service, serve
+from common.process.workers import run
 from common.settings import Settings
-from common.workers import run
 from ingest_svc.batch_size import MAX_MESSAGE_BYTES, BatchSize
 from ingest_svc.database_commit import DatabaseCommit
 from ingest_svc.group_commit import GroupCommit

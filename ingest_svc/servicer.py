@@ -10,8 +10,8 @@ from footfall.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 from common.calls.call import Call, call_under_way, caller
 from common.clock import Clock
 from common.errors import CallError, Reason, quoted, site_closed
-from common.key_ring import KeyRing
-from common.keys import Key, KeyKind
+from common.keys.key import Key, KeyKind
+from common.keys.ring import KeyRing
 from common.sites import ACTIVE, Site
 from common.telemetry import tracing
 from ingest_svc.event_rows import to_rows

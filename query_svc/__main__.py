@@ -8,12 +8,12 @@ from common.calls.bearer import bearers
 from common.calls.messages import MessageLimits
 from common.clock import system_clock
 from common.db import QUICK, Database
-from common.key_ring import KeyRing
-from common.keys import KeyKind
+from common.keys.key import KeyKind
+from common.keys.ring import KeyRing
+from common.process.server import MAX_REQUEST_BYTES, Service, serve
+from common.process.workers import run
 from common.secrets_store import page_tokens
-from common.server import MAX_REQUEST_BYTES, Service, serve
 from common.settings import Settings
-from common.workers import run
 from query_svc.servicer import HOW_TO_AUTHENTICATE, SERVICE, QueryServicer
 
 PORT = 50052

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import psycopg
 from pyroaring import BitMap
 
+from common.calls.stopping import check_stop
 from common.dimensions import OVERVIEW, Dimension, EventDimension
-from common.stopping import check_stop
 from common.visitor_sets import HEAD_BYTES, cardinality_of, positive_of_counts, union_of_sets
 from query_svc import report_sql
 from query_svc.range_plan import Piece, RangePlan

@@ -8,13 +8,13 @@ import psycopg
 from footfall.query.v1 import query_pb2, query_pb2_grpc
 
 from common.calls.call import caller
+from common.calls.shares import Bounds, Caller, Shares
+from common.calls.stopping import Stop
 from common.clock import Clock
 from common.db import Database
 from common.errors import Reason, invalid
 from common.page_tokens import PageTokens
-from common.shares import Bounds, Caller, Shares
 from common.sites import Site, find_site
-from common.stopping import Stop
 from query_svc import listings, reports
 
 SERVICE = "footfall.query.v1.QueryService"

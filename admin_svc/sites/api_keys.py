@@ -8,7 +8,7 @@ import psycopg
 from psycopg.rows import class_row
 
 from common.errors import CallError, Reason
-from common.keys import KeyKind, hash_key, new_key
+from common.keys.key import KeyKind, hash_key, new_key
 
 # Stores a key unless it is stored already. Returns its id.
 _INSERT = """

@@ -9,7 +9,7 @@ from psycopg.rows import class_row
 
 from admin_svc.sites.api_keys import add_key
 from common.errors import CallError, Reason, quoted, site_not_found
-from common.keys import KeyKind, new_key
+from common.keys.key import KeyKind, new_key
 from common.sites import ACTIVE, COLUMNS, DELETING, Site
 
 # Adds a site unless its slug is taken. The columns are those of `values`.

@@ -3,8 +3,8 @@
 from collections.abc import Awaitable, Callable
 
 from common.calls.call import Call
-from common.key_ring import KeyRing
-from common.keys import Key, KeyKind
+from common.keys.key import Key, KeyKind
+from common.keys.ring import KeyRing
 
 
 def bearers(keys: KeyRing, expected: str, *kinds: KeyKind) -> Callable[[Call], Awaitable[Key]]:

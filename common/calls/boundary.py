@@ -18,7 +18,7 @@ from common.calls.call import Call, Context, current_call
 from common.calls.messages import MessageLimits, MessageReader, MessageTimes
 from common.calls.places import Places
 from common.errors import CallError, Reason, from_exception, to_status
-from common.keys import Key
+from common.keys.key import Key
 from common.telemetry import tracing
 from common.telemetry.observe import expect, observe
 

@@ -10,7 +10,7 @@ import grpc
 from common.telemetry import request_ids
 
 if TYPE_CHECKING:
-    from common.keys import Key
+    from common.keys.key import Key
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

@@ -7,7 +7,7 @@ from typing import Literal
 from pythonjsonlogger.json import JsonFormatter
 
 from common.calls.call import current_call
-from common.log_repeats import count_repeats
+from common.telemetry.log_repeats import count_repeats
 
 LogFormat = Literal["text", "json"]
 

@@ -9,8 +9,8 @@ import pytest
 
 from common.db import Database, plain_url
 from common.errors import CallError, Reason
-from common.key_lookup import KeyLookup
-from common.keys import hash_key
+from common.keys.key import hash_key
+from common.keys.lookup import KeyLookup
 from tests.support.footfall_site import FootfallSite
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import pytest
 from footfall.admin.v1 import admin_pb2
 
 from common.db import Database
-from common.key_use import STORED_AGAIN_AFTER, KeyUse
+from common.keys.use import STORED_AGAIN_AFTER, KeyUse
 from tests.support.footfall_site import FootfallSite
 from tests.support.processes import eventually
 from tests.support.refusals import batch, event

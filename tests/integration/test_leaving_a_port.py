@@ -11,9 +11,9 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health  # type: ignore[attr-defined]  # the package lists it at runtime
 
-from common import listeners
-from common.handover import hand_over
-from common.server import MAX_CONNECTION_AGE
+from common.process import listeners
+from common.process.handover import hand_over
+from common.process.server import MAX_CONNECTION_AGE
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux spreads connections over sockets of one port")
 AGE_SECONDS = 3.0

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from common import listeners
+from common.process import listeners
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux spreads connections over sockets of one port")
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from common.log_repeats import RepeatFilter
+from common.telemetry.log_repeats import RepeatFilter
 
 
 class _Written(logging.Handler):

@@ -8,9 +8,9 @@ from typing import Any
 import grpc
 import pytest
 
+from common.calls.shares import Bounds, Caller, Shares
+from common.calls.stopping import Stop, Stopped, check_stop
 from common.errors import CallError, Reason
-from common.shares import Bounds, Caller, Shares
-from common.stopping import Stop, Stopped, check_stop
 
 BOUNDS = Bounds(at_once=4, site_at_once=2, key_at_once=3, site_waiting=3, key_waiting=5, all_waiting=7)
 

@@ -12,7 +12,7 @@ WATCHING = """
 import os, sys, threading
 sys.stdin = None
 from pathlib import Path
-from common import signals
+from common.process import signals
 notes, stop = Path(sys.argv[1]), threading.Event()
 def note(text):
     with notes.open("a") as file:

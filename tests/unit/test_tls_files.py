@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from common.clock import system_clock
-from common.tls import CertificateError, Certificates, TlsFiles, is_loopback, is_self_signed, name_for
+from common.process.tls import CertificateError, Certificates, TlsFiles, is_loopback, is_self_signed, name_for
 from tests.support.certificates import Authority, Pair
 
 

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from common.variables import KNOWN, unknown_variables
+from common.process.variables import KNOWN, unknown_variables
 
 ROOT = Path(__file__).parents[2]
 

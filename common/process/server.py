@@ -18,14 +18,14 @@ from common.calls.messages import MessageLimits, MessageTimes
 from common.calls.places import Places
 from common.clock import system_clock
 from common.db import Database
-from common.handover import hand_over
-from common.readiness import Readiness
-from common.reflection import CommentedPool
+from common.process.handover import hand_over
+from common.process.readiness import Readiness
+from common.process.reflection import CommentedPool
+from common.process.signals import told
+from common.process.tls import credentials_of, is_loopback
 from common.settings import Settings
-from common.signals import told
 from common.telemetry.call_log import log_calls
 from common.telemetry.exposition import start_metrics
-from common.tls import credentials_of, is_loopback
 
 _log = logging.getLogger(__name__)
 

@@ -14,17 +14,17 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from common import signals
 from common.clock import system_clock
-from common.server import announce
+from common.process import signals
+from common.process.server import announce
+from common.process.tls import credentials_of
+from common.process.variables import unknown_variables
+from common.process.worker import POLL_SECONDS, Worker
 from common.settings import Settings
 from common.telemetry import tracing
 from common.telemetry.exposition import start_metrics
 from common.telemetry.logs import configure_logging
 from common.telemetry.workers import WorkersMetrics
-from common.tls import credentials_of
-from common.variables import unknown_variables
-from common.worker import POLL_SECONDS, Worker
 
 _log = logging.getLogger(__name__)
 

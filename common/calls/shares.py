@@ -17,8 +17,8 @@ from typing import NamedTuple, TypeVar
 import grpc
 import psycopg
 
+from common.calls.stopping import Stop, Stopped
 from common.errors import CallError, Reason
-from common.stopping import Stop, Stopped
 
 _log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ by their age, with a GOAWAY that lets every call on them finish.
 import asyncio
 import logging
 
-from common import listeners
+from common.process import listeners
 
 _log = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from common.calls.call import current_call
 from common.clock import Clock
 from common.db import Database
 from common.errors import CallError, Reason
-from common.key_lookup import KeyLookup
-from common.key_use import KeyUse
-from common.keys import Key, KeyKind, hash_key
+from common.keys.key import Key, KeyKind, hash_key
+from common.keys.lookup import KeyLookup
+from common.keys.use import KeyUse
 
 CACHE_SECONDS = 4.0
 """A second less than the 5 s promised, for the time that a look-up takes."""

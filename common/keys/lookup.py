@@ -10,7 +10,7 @@ import psycopg
 
 from common.db import Database, DatabaseFault
 from common.errors import CallError, Reason, database_unavailable
-from common.keys import Key, KeyKind
+from common.keys.key import Key, KeyKind
 from common.sites import COLUMNS, Site
 
 # At most as many rows as there are hashes, by the unique index.

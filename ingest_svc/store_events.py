@@ -37,12 +37,13 @@ SELECT key FROM sent WHERE NOT EXISTS (SELECT FROM reserved WHERE reserved.dedup
 _COPY_EVENTS = f"COPY events ({', '.join(EVENT_COLUMNS)}) FROM STDIN WITH (FORMAT binary)"
 
 # Queues the new batches of one site for aggregation, unless the site is being deleted. The call may have waited since
-# its key was looked up, and no row may be stored for a site that is gone.
+# its key was looked up, and no row may be stored for a site that is gone. From here on, only a lock on a whole table
+# can be in the way, such as a migration's. It is the fault of no site, so it is waited for as long as elsewhere.
 _ADD_PENDING = f"""
 INSERT INTO pending_batches (site_id, partition, batch_id, first_ord, last_ord, received_at, not_before)
 SELECT %(site_id)s, partition, batch_id, 0, last_ord, %(now)s, %(now)s
 FROM unnest(%(partitions)s::smallint[], %(batch_ids)s::bigint[], %(last_ords)s::int[])
-  AS batch (partition, batch_id, last_ord)
+  AS batch (partition, batch_id, last_ord), set_config('lock_timeout', '5s', true)
 WHERE EXISTS (SELECT FROM sites WHERE site_id = %(site_id)s AND status <> {DELETING})
 """
 

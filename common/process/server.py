@@ -41,6 +41,10 @@ _OPTIONS = [
     # Far above the services' own limits, so that they refuse a message that is too large, with a reason.
     ("grpc.max_receive_message_length", 32 * 1024 * 1024),
     ("grpc.max_send_message_length", -1),
+    # How many calls may wait for the event loop to take them. Above the first number gRPC drops calls by chance, above
+    # the second all: their clients see CANCELLED, which they do not try again. A call that waits takes some KB.
+    ("grpc.server.max_pending_requests", 10_000),
+    ("grpc.server.max_pending_requests_hard_limit", 20_000),
     # A dead host is noticed on idle connections too, by the server and by clients that ping.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),

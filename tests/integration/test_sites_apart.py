@@ -230,3 +230,27 @@ def test_the_site_that_is_locked_is_stored_apart_and_the_other_comes_next(stage:
 
     stage.run(act, threads=1)
     assert stage.groups[1:3] == [[LOUD, QUIET], [LOUD]]
+
+
+_WAITS_LONG = """
+SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()
+               AND clock_timestamp() - query_start > interval '300 ms')
+"""
+
+
+def test_a_lock_on_a_whole_table_is_the_fault_of_no_site_and_waited_for(stage: Stage) -> None:
+    """Such as a migration's. The bound of a wait for dedupe keys, 100 ms, is not that of a table."""
+
+    async def act(group_commit: GroupCommit) -> None:
+        stage.opened.set()
+        with stage.db.connect() as holder, stage.db.connect() as watcher:
+            with holder.transaction():
+                holder.execute("LOCK TABLE events IN SHARE ROW EXCLUSIVE MODE")
+                calls = [group_commit.enqueue(stage.call(slug, "a")) for slug in (LOUD, QUIET)]
+                while not any(call.done() for call in calls):
+                    row = await asyncio.to_thread(lambda: watcher.execute(_WAITS_LONG).fetchone())
+                    if row == (True,):
+                        break
+            assert await asyncio.gather(*calls) == [1, 1]
+
+    stage.run(act)

@@ -16,13 +16,13 @@ from tests.support.suite import Suite
 
 @pytest.fixture(scope="module")
 def stream(suite: Suite) -> FootfallSite:
-    """A site with three days of traffic, half of it compacted."""
+    """A site with three days of traffic, part of it compacted."""
     site = FootfallSite(suite, "verify", rollup_shard_count=3)
     for batch in STREAM_BATCHES:
         site.send(batch.request())
     site.aggregate()
     with opened(suite) as connection:
-        for _ in range(10):
+        for _ in range(3):
             compact.compact(connection, site_id_of(connection, site), datetime.now(UTC), 100)
     return site
 

@@ -11,7 +11,9 @@ from tests.support.hands import LATER, Hands
 from tests.support.refusals import invalid, refusal_of
 from tests.support.suite import Suite
 from tests.support.traffic import START, assert_recounts, batch_of, made_up
-from tests.support.upkeep import compact, state_of
+from tests.support.upkeep import compact, instant, state_of
+
+_LOCKS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
 
 
 def chunk_of(
@@ -100,6 +102,52 @@ def test_a_day_of_a_dimension_is_compacted_by_one_chunk_at_a_time(suite: Suite, 
     assert (first.done.deltas, beside.done.deltas) == (1, 1)
     assert first.position[1] < beside.position[1]
     compact(site)
+    assert_recounts(site, events)
+
+
+def test_a_chunk_takes_every_dimension_and_day_of_a_small_site(suite: Suite, hands: Hands) -> None:
+    """In one transaction, for most sites have few deltas of each."""
+    site, events = FootfallSite(suite, "small"), [view(number, START + number * DAY) for number in range(3)]
+    site.send(batch_of(events))
+    site.aggregate()
+    deltas = state_of(site).unfolded_deltas
+    chunk = product.compact(hands.connection, hands.site_id(site), LATER, deltas + 1)
+    assert (chunk.done.deltas, chunk.has_more) == (deltas, False)
+    assert_recounts(site, events)
+
+
+def test_a_chunk_locks_a_bounded_number_of_days(suite: Suite, hands: Hands) -> None:
+    """However many it could take: the locks of all transactions share one table."""
+    site = FootfallSite(suite, "long")
+    site.send(batch_of([view(number, START - number * DAY) for number in range(120)]))
+    site.aggregate()
+    deltas = state_of(site).unfolded_deltas
+    with hands.connection.transaction():
+        chunk = product.compact(hands.connection, hands.site_id(site), LATER, deltas)
+        (locks,) = hands.connection.execute(_LOCKS).fetchone() or (0,)
+    # And one of the site.
+    assert locks == 100 + 1
+    assert chunk.has_more
+    assert compact(site) == deltas - chunk.done.deltas
+
+
+def test_a_chunk_passes_over_the_days_that_another_one_holds(suite: Suite, hands: Hands) -> None:
+    """And takes all others, before and after. There is more, for the holder may leave some."""
+    at = (START - DAY, START, START + HOUR, START + DAY)
+    site, events = FootfallSite(suite, "held"), [view(number, start) for number, start in enumerate(at)]
+    site.send(batch_of(events))
+    site.aggregate()
+    deltas = state_of(site).unfolded_deltas
+    site_id, db = hands.site_id(site), Database(suite.database_url, application="test")
+    with hands.connection.transaction(), db.connection() as other:
+        held = product.compact(hands.connection, site_id, LATER, 1, (2**31 - 1, 0, instant(START)))
+        beside = product.compact(other, site_id, LATER, deltas)
+        in_vain = product.compact(other, site_id, LATER, deltas, beside.position)
+    db.close()
+    # The held day has two deltas, one in each of its hours.
+    assert (held.done.deltas, beside.done.deltas, in_vain.done.deltas) == (1, deltas - 2, 0)
+    assert (beside.has_more, beside.position[1:], in_vain.has_more) == (True, (0, instant(START)), False)
+    assert compact(site) == 1
     assert_recounts(site, events)
 
 

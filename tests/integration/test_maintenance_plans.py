@@ -11,7 +11,7 @@ import pytest
 
 from admin_svc import status
 from admin_svc.chunk import Chunk
-from admin_svc.counting import compact, dead_letters
+from admin_svc.counting import compact, compacted_rows, dead_letters
 from admin_svc.maintenance import cleanup, prune, retention
 from admin_svc.schedule import runs
 from common.db import Database, plain_url
@@ -205,11 +205,16 @@ def test_a_chunk_of_retries_is_bounded(explained: Any) -> None:
 def test_a_chunk_of_compaction_is_bounded(explained: Any) -> None:
     """The next delta is one probe, a chunk goes straight to its rows."""
     newest = compact._newest_delta(explained)
-    found = compact._next_delta(explained, 1, compact._FIRST, newest + 10_000)
-    assert found is not None
-    dimension, hour = found
-    where = {"site_id": 1, "dimension": dimension, "start": hour, "next_day": hour + timedelta(days=1), "limit": LIMIT}
-    assert explained.execute(compact._TAKE_DELTAS, where).rowcount == LIMIT
+    found = compact._next_days(explained, 1, compact._FIRST, LIMIT)
+    assert compact._next_delta(explained, 1, found[0], newest + 10_000) == found[0]
+    where = {
+        "site_id": 1,
+        "dimensions": [dimension for dimension, _ in found],
+        "starts": [hour for _, hour in found],
+        "next_days": [hour + timedelta(days=1) for _, hour in found],
+        "limit": LIMIT,
+    }
+    assert explained.execute(compacted_rows._TAKE_DELTAS, where).rowcount == LIMIT
     explained.execute(compact._SITES_WITH_DELTAS)
     explained.check("rollup_deltas")
 

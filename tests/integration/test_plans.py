@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from admin_svc.counting import compact
+from admin_svc.counting import compact, compacted_rows
 from admin_svc.maintenance import delete_site
 from admin_svc.maintenance.erasure import events as erased_events
 from admin_svc.maintenance.erasure import visitors as erased_visitors
@@ -68,8 +68,14 @@ def test_a_chunk_of_compaction_goes_straight_to_its_deltas(grown: psycopg.Connec
     """By row, not by walking every delta."""
     plan = plan_of(
         grown,
-        compact._TAKE_DELTAS,
-        {"site_id": 1, "dimension": 2, "start": DAY, "next_day": DAY + timedelta(days=1), "limit": 100},
+        compacted_rows._TAKE_DELTAS,
+        {
+            "site_id": 1,
+            "dimensions": [2, 3],
+            "starts": [DAY] * 2,
+            "next_days": [DAY + timedelta(days=1)] * 2,
+            "limit": 100,
+        },
     )
     assert "Tid Scan" in plan
     assert "Seq Scan" not in plan
@@ -119,9 +125,14 @@ def test_a_chunk_of_a_deletion_reads_its_rows_from_an_index(grown: psycopg.Conne
 
 def test_compaction_probes_for_its_rows_where_statistics_know_of_deltas_only(grown: psycopg.Connection[Any]) -> None:
     """As they do of a site that has just begun; a join would read all of a dimension for every chunk."""
-    places = {"intervals": [1, 2] * 500, "starts": [DAY] * 1_000, "keys": [f"/page/{n}" for n in range(1_000)]}
-    for statement in (compact._READ_COMPACTED, compact._DELETE_COMPACTED):
-        plan = plan_of(grown, statement, {"site_id": 1, "dimension": 2, **places})
+    places = {
+        "dimensions": [2] * 1_000,
+        "intervals": [1, 2] * 500,
+        "starts": [DAY] * 1_000,
+        "keys": [f"/page/{n}" for n in range(1_000)],
+    }
+    for statement in (compacted_rows._READ_COMPACTED, compacted_rows._DELETE_COMPACTED):
+        plan = plan_of(grown, statement, {"site_id": 1, **places})
         assert re.search(r"rollup_rows on rollup_shards.*\n.*Index Cond: .*key = w\.key", plan), plan
 
 
@@ -156,4 +167,21 @@ def test_some_keys_are_probed_for_by_key_where_there_are_no_statistics(postgres_
                     len(re.findall(r"rollup_rows on rollup_shards.*\n.*Index Cond: .*key = k(?:_1)?\.key", explained))
                     == 2
                 )
+        db.close()
+
+
+def test_compaction_reads_deltas_in_their_order_where_there_are_no_statistics(postgres_url: str) -> None:
+    """Sorted for each chunk, the deltas of a site would be read whole as often as there are chunks."""
+    with database_on(postgres_url) as url:
+        db = Database(url, application="test")
+        migrate(db)
+        with db.connection() as connection:
+            connection.execute(_GROW.partition("ANALYZE;")[0])
+            with connection.transaction():
+                connection.execute(compact._READ_IN_ORDER)
+                where = {"site_id": 1, "dimension": 0, "start": DAY, "limit": 100, "newest": 9}
+                for statement in (compact._NEXT_DAYS, compact._NEXT_DELTA):
+                    plan = plan_of(connection, statement, where)
+                    assert re.search(r"Index (Only )?Scan using rollup_deltas", plan), plan
+                    assert "Sort" not in plan
         db.close()
